@@ -189,7 +189,7 @@ def read_run(frozen: FrozenTrial, number: int = -1) -> Run | None:
         return None
     end, is_final = read_attribute(frozen.user_attrs, END_KEY), frozen.state.is_finished()
     # If it has ended without a record, another process, or another tool of Optuna, gave it up.
-    without_end = {"state": State.INTERRUPTED if is_final else State.RUNNING}
+    without_end: dict[str, Any] = {"state": State.INTERRUPTED if is_final else State.RUNNING}
     result = without_end if end is None else _read_end(end)
     if "started" in begin:
         result.setdefault("started", float(begin["started"]))
