@@ -40,7 +40,7 @@ export class Comparison {
   readonly #shares = new Plot(this.#selection, () => this.#drawShares());
   readonly #progressSelect = el("div.nbc-tools", {});
   readonly #sharesSelect = el("div.nbc-tools", {});
-  readonly #table = el("div.nbc-scroll", {});
+  readonly #table = el("div.nbc-scroll", { tabindex: 0, role: "region" });
   readonly #legend = el("ul.nbc-legend", {});
   #studies: Compared[] = [];
   #x: string | null = null;
@@ -52,6 +52,7 @@ export class Comparison {
 
   constructor(private readonly trans: Translation) {
     this.element.setAttribute("aria-label", trans.__("Comparison of studies"));
+    this.#table.setAttribute("aria-label", trans.__("Table of studies"));
     const part = (title: string, ...children: Node[]): HTMLElement => el("section.nbc-part", {}, el("h3", {}, title), ...children);
     const charts = el(
       "div",

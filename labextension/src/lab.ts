@@ -53,7 +53,7 @@ export interface NotebookPanel extends Widget {
   readonly context: { path: string; sessionContext: { ready: Promise<void>; session: { kernel: Kernel | null } | null; kernelChanged: Signal<unknown> } };
   readonly content: Widget & {
     activeCellIndex: number;
-    activeCell: { model: { sharedModel: { setSource(text: string): void; getSource(): string }; type: string } } | null;
+    activeCell: { node: HTMLElement; model: { sharedModel: { setSource(text: string): void; getSource(): string }; type: string } } | null;
     model: object | null;
   };
   readonly contentHeader: Widget & { addWidget(widget: Widget): void };
@@ -93,6 +93,9 @@ export interface LabModules {
       success(text: string, options?: object): string;
       error(text: string, options?: object): string;
       info(text: string, options?: object): string;
+      emit(text: string, type: string, options?: object): string;
+      update(options: object): boolean;
+      dismiss(id?: string): void;
     };
   };
   services: {

@@ -27,7 +27,11 @@ export function modelView(data: unknown, trans: Translation): HTMLElement {
     el("h2.nbc-title", {}, userText(file.title)),
     el("table.nbc-entries", {}, el("tbody", {}, ...facts)),
     ...file.notes.map((note) => el("p.nbc-caption", {}, userText(note))),
-    el("div", { class: "nbc-scroll nbc-tall" }, el("table", { class: "nbc-table nbc-plain" }, el("thead", {}, head), el("tbody", {}, ...rows))),
+    el(
+      "div",
+      { class: "nbc-scroll nbc-tall", tabindex: 0, role: "region", "aria-label": trans.__("Table of tensors") },
+      el("table", { class: "nbc-table nbc-plain" }, el("thead", {}, head), el("tbody", {}, ...rows)),
+    ),
   );
 }
 

@@ -27,6 +27,8 @@ const INSERT = "nbcompress:insert-search";
 const ICON =
   '<svg xmlns="http://www.w3.org/2000/svg" width="16" viewBox="0 0 24 24"><g class="jp-icon3" fill="#616161"><path d="M3 3h2v16h16v2H3z"/><circle cx="8" cy="7" r="2"/><circle cx="11" cy="12" r="2"/><circle cx="15" cy="14.5" r="2"/><circle cx="19.500" cy="16" r="2"/><circle cx="15" cy="7" r="1.300" opacity=".6"/><circle cx="19" cy="10" r="1.300" opacity=".6"/></g></svg>';
 const MODEL_FILE = ".nbz";
+// Between two looks at whether a cell shows something.
+const LOOK_MILLISECONDS = 200;
 
 interface Restorer {
   add(widget: Widget, name: string): void;
@@ -50,8 +52,15 @@ export function plugins(modules: LabModules): Plugin[] {
 }
 
 function translation(shared: Shared, translator: unknown): Translation {
-  const given = translator as { load(domain: string): Translation } | null;
-  const loaded = (given ?? shared.modules.translation.nullTranslator).load("nbcompress");
+  const { nullTranslator } = shared.modules.translation;
+  const given = (translator as typeof nullTranslator | null) ?? nullTranslator;
+  let loaded: Translation;
+  try {
+    loaded = given.load("nbcompress");
+  } catch (error) {
+    console.warn("nbcompress: the language pack cannot be read, so texts are in English.", error);
+    loaded = nullTranslator.load("nbcompress");
+  }
   useTranslation(loaded);
   return loaded;
 }
@@ -184,7 +193,7 @@ function studiesPlugin(shared: Shared): Plugin {
       const copy = async (line: Line): Promise<void> => {
         const notebook = (tracker as NotebookTracker | null)?.currentWidget;
         const folder = notebook ? app.serviceManager.contents.localPath(notebook.context.path).split("/").slice(0, -1).join("/") : "";
-        const shown = line.kernel === null ? relativePath(line.path, folder) : line.path.replace(/^sqlite:\/\/\//, "");
+        const shown = line.kernel === null && !line.path.includes("://") ? relativePath(line.path, folder) : line.path.replace(/^sqlite:\/\/\//, "");
         const code = await server.code(sourceOf(line), shown);
         if (await copyText(code)) {
           apputils.Notification.success(trans.__("Copied the lines that open %1.", line.label), { autoClose: 3000 });
@@ -464,27 +473,68 @@ async function insertSearch(shared: Shared, panel: NotebookPanel, trans: Transla
     if (!answer.button.accept) {
       return;
     }
-    const written = await cellOf(kernel, form.request());
-    if ("cell" in written) {
-      await putCells(shared, panel, written.before ? [written.before, written.cell] : [written.cell], answer.button.label === trans.__("Insert and run"));
-      return;
+    const runs = answer.button.label === trans.__("Insert and run");
+    const progress = new Progress(shared, trans.__("The kernel looks at the model and writes the search. The first time this takes some seconds."));
+    try {
+      const written = await cellOf(kernel, form.request());
+      if ("cell" in written) {
+        if (runs) {
+          progress.say(trans.__("The search starts. The first one in a kernel loads what it needs, which takes some seconds."));
+        }
+        await putCells(shared, panel, written.before ? [written.before, written.cell] : [written.cell], runs);
+        return;
+      }
+      form.show(written.problem);
+    } finally {
+      progress.end();
     }
-    form.show(written.problem);
   }
 }
 
+// Says at once that something happens, and stays until it has.
+class Progress {
+  readonly #id: string;
+
+  constructor(
+    private readonly shared: Shared,
+    text: string,
+  ) {
+    this.#id = shared.modules.apputils.Notification.emit(text, "in-progress", { autoClose: false });
+  }
+
+  say(text: string): void {
+    this.shared.modules.apputils.Notification.update({ id: this.#id, message: text });
+  }
+
+  end(): void {
+    this.shared.modules.apputils.Notification.dismiss(this.#id);
+  }
+}
+
+// Inserts cells below the active one. If they are run, it waits until the last one shows something or has ended.
 async function putCells(shared: Shared, panel: NotebookPanel, texts: string[], runs: boolean): Promise<void> {
   const { NotebookActions } = shared.modules.notebook;
   for (const text of texts) {
     NotebookActions.insertBelow(panel.content);
-    panel.content.activeCell?.model.sharedModel.setSource(text);
+    const cell = panel.content.activeCell;
+    cell?.model.sharedModel.setSource(text);
     if (runs) {
       const running = NotebookActions.run(panel.content, panel.sessionContext);
-      if (text !== texts.at(-1)) {
-        await running;
-      }
+      await (text === texts.at(-1) && cell ? Promise.race([running, hasOutput(cell.node)]) : running);
     }
   }
+}
+
+function hasOutput(cell: HTMLElement): Promise<void> {
+  return new Promise((resolve) => {
+    const look = (): boolean => !cell.isConnected || cell.querySelector(".jp-OutputArea-child") !== null;
+    const timer = setInterval(() => {
+      if (look()) {
+        clearInterval(timer);
+        resolve();
+      }
+    }, LOOK_MILLISECONDS);
+  });
 }
 
 function runningPlugin(shared: Shared): Plugin {

@@ -148,7 +148,8 @@ export class StudyList {
     const made = (role: string, label: string, act: (line: Line) => void): HTMLButtonElement =>
       button(label, { class: "nbc-side-button", "data-role": role, "aria-label": `${label}: ${line.label}` }, () => act(line));
     const tools = [made("copy", trans.__("Copy as code"), actions.copy), made("report", trans.__("Export report"), actions.report)];
-    if (line.ours && line.kernel === null) {
+    // The server deletes studies of files only.
+    if (line.ours && line.kernel === null && !line.path.includes("://")) {
       tools.push(made("delete", trans.__("Delete"), actions.remove));
     }
     return el("div.nbc-side-actions", {}, ...tools);

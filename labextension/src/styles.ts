@@ -58,6 +58,8 @@ export const STYLES = `
 .nbc-chart text { fill: var(--nbc-quiet); font-size: 11px; font-family: inherit; }
 .nbc-chart .nbc-axis { fill: var(--nbc-text); font-size: 12px; }
 .nbc-grid line { stroke: var(--nbc-edge); stroke-width: 1; opacity: .55; shape-rendering: crispEdges; }
+/* The borders of these themes are as bright as text. */
+[data-jp-theme-name$="High Contrast"] .nbc-grid line { opacity: .3; }
 .nbc-mark { stroke-width: 1.4; cursor: pointer; }
 .nbc-chart .nbc-mark { stroke: var(--nbc-paper); stroke-width: .8; }
 .nbc-complete { fill: var(--nbc-blue); stroke: var(--nbc-blue); }

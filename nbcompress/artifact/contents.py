@@ -79,6 +79,10 @@ class ModelContents:
     left_out: Mapping[str, str]
     activations: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        plural = "" if len(self.tensors) == 1 else "s"
+        return f"<{self.class_name} in {self.name}: {len(self.tensors)} tensor{plural}, {bytes_text(self.n_bytes)}>"
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The head of `rows`."""

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from jupyter_core.paths import jupyter_runtime_dir
@@ -23,13 +24,14 @@ from jupyter_server.base.handlers import APIHandler
 from jupyter_server.serverapp import ServerApp
 from jupyter_server.utils import url_path_join
 from tornado import web
-from traitlets import Integer
+from traitlets import Integer, List, Unicode
 from traitlets.config import Configurable
 
 from nbcompress.errors import StudyError
 from nbcompress.server.files import JOURNAL, MODEL, FileRefused, ServedFiles
-from nbcompress.server.studies import DeletionRefused, StudyReader, code_of
+from nbcompress.server.studies import URL_VARIABLE, DeletionRefused, StudyReader, code_of, key_of
 from nbcompress.study.registration import registered
+from nbcompress.study.storage import without_password
 
 Result = TypeVar("Result")
 
@@ -51,6 +53,11 @@ class NbcompressServer(Configurable):
 
     max_megabytes = Integer(256, min=1, help="Longer files are not read (megabytes).").tag(config=True)
     max_entries = Integer(20_000, min=1, help="A listing stops after so many files and folders.").tag(config=True)
+    databases = List(
+        Unicode(),
+        help="URLs of databases whose studies are listed, too, read-only, such as postgresql+psycopg://me:password@host/db."
+        " The password stays in the server.",
+    ).tag(config=True)
 
 
 @dataclass(frozen=True)
@@ -63,12 +70,14 @@ class Services:
         threads: Where files are read.
         kernel_ids: Returns the kernels that the server runs.
         runtime_folder: Where kernels register what they use.
+        databases: URLs of the databases that are configured, by the URL without a password.
     """
 
     files: ServedFiles
     reader: StudyReader
     kernel_ids: Callable[[], list[str]]
     runtime_folder: str
+    databases: Mapping[str, str] = field(default_factory=dict)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_N_THREADS, "nbcompress"))
 
     def registered_files(self, kernel: str) -> list[dict[str, Any]]:
@@ -101,14 +110,14 @@ class StudyHandler(APIHandler):
         self.log.warning("nbcompress: %s %s refused: %.500r", self.request.method, self.request.path, str(reason))
         return web.HTTPError(404, NOT_THERE)
 
-    def locate(self) -> Path:
-        """Return the file that a request names: below the root, or of a kernel.
+    def locate(self) -> Path | str:
+        """Return the file that a request names: below the root, or of a kernel; or the name of a database.
 
         Raises:
             FileRefused: It may not be read.
         """
-        kernel = self.get_query_argument("kernel", "")
-        return self._file_of(self.get_query_argument("path", ""), kernel)
+        kernel, path = self.get_query_argument("kernel", ""), self.get_query_argument("path", "")
+        return path if not kernel and path in self.services.databases else self._file_of(path, kernel)
 
     def _file_of(self, path: str, kernel: str) -> Path:
         if not kernel:
@@ -187,6 +196,13 @@ class StudiesHandler(StudyHandler):
                 if path.endswith(JOURNAL):
                     self.log.warning("nbcompress: %s is not listed: %.500s", path, error)
                     problems.append({"path": path, "problem": "This file cannot be read."})
+        for name in self.services.databases:
+            try:
+                lines = self.services.reader.summaries(name, {"path": name, "kernel": None})
+                studies += [{**line, "kernels": users.get((name, line["name"]), [])} for line in lines]
+            except StudyError as error:
+                self.log.warning("nbcompress: %s is not listed: %.500s", name, error)
+                problems.append({"path": name, "problem": "This database cannot be read."})
         studies += self._of_kernels(seen, users)
         return {"studies": studies, "problems": problems, "complete": found.is_complete}
 
@@ -201,14 +217,17 @@ class StudiesHandler(StudyHandler):
         users: dict[tuple[str, str], list[str]] = {}
         for kernel, storage, study, is_searched in self._registered():
             file = _file_of_storage(storage)
-            if file is not None and is_searched:
-                users.setdefault((os.path.realpath(file), study), []).append(kernel)
+            if is_searched and (file is not None or storage in self.services.databases):
+                where = storage if storage in self.services.databases else os.path.realpath(str(file))
+                users.setdefault((where, study), []).append(kernel)
         return users
 
     def _of_kernels(self, seen: set[str], users: Mapping[tuple[str, str], list[str]]) -> list[dict[str, Any]]:
         """Return the studies that kernels have registered and that are in none of the files `seen`."""
         studies: list[dict[str, Any]] = []
         for kernel, storage, study, is_searched in self._registered():
+            if storage in self.services.databases:
+                continue
             file = _file_of_storage(storage)
             if file is None:
                 # A database with a server needs its password, which stays in the kernel.
@@ -248,7 +267,10 @@ class ReportHandler(StudyHandler):
         path = await self.in_thread(self.locate)
         name = self.get_query_argument("study", None)
         study = await self.in_thread(self.services.reader.study, path, name)
-        page = await _printed_by(REPORT_CODE, str(path), study.name)
+        url = self.services.databases.get(str(path))
+        page = await _printed_by(
+            REPORT_CODE, str(path), key_of(study.name), environment={URL_VARIABLE: url} if url else {}
+        )
         if page is None:
             raise self.not_there("the page of the report could not be written")
         self.set_header("Cache-Control", "no-store")
@@ -273,13 +295,16 @@ class ModelHandler(StudyHandler):
         self.finish(text)
 
 
-async def _printed_by(code: str, *arguments: str) -> bytes | None:
+async def _printed_by(
+    code: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> bytes | None:
     """Run `code` in a new process and return what it prints, or None if it fails or takes too long."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code, *arguments),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, **environment},
     )
     try:
         printed, _ = await asyncio.wait_for(process.communicate(), _PROCESS_SECONDS)
@@ -344,7 +369,9 @@ def add_handlers(app: ServerApp) -> None:
         max_entries=settings.max_entries,
         allow_hidden=bool(getattr(contents, "allow_hidden", False)),
     )
-    services = Services(files, StudyReader(), app.kernel_manager.list_kernel_ids, jupyter_runtime_dir())
+    databases = {without_password(url): url for url in settings.databases}
+    kernel_ids = app.kernel_manager.list_kernel_ids
+    services = Services(files, StudyReader(databases), kernel_ids, jupyter_runtime_dir(), databases)
     base = url_path_join(app.web_app.settings["base_url"], "nbcompress")
     routes = {"studies": StudiesHandler, "report": ReportHandler, "model": ModelHandler, "delete": DeleteHandler}
     web_app: Any = app.web_app

@@ -9,9 +9,11 @@ import gc
 import hashlib
 import hmac
 import json
+import math
 import os
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ from nbcompress.panels.view import ShortNames, count_trials, goal_data, stored_s
 from nbcompress.run.kept import FolderArtifactStore
 from nbcompress.study.goal import Trial
 from nbcompress.study.opening import delete_study
-from nbcompress.study.reading import ForeignStudy, is_sqlite, open_for_reading, studies_of
+from nbcompress.study.reading import ForeignStudy, is_sqlite, open_for_reading, open_url_for_reading, studies_of
 from nbcompress.study.storage import StorageHandle, folder_beside
 from nbcompress.study.study import Study
 
@@ -40,6 +42,13 @@ MAX_OPEN = 24
 MAX_TEXTS = 8
 # Studies of one file that a listing shows.
 MAX_STUDIES = 500
+# A longer name, which only another program writes, does not fit into an address: a hash stands for it.
+MAX_NAME = 500
+# A database with a server is read at most once in so many seconds, and one that fails is tried again after more.
+DATABASE_SECONDS = 5.0
+FAILED_DATABASE_SECONDS = 30.0
+# How `write_page` is told the URL of a database: others can read the arguments of a process.
+URL_VARIABLE = "NBCOMPRESS_DATABASE_URL"
 
 
 class DeletionRefused(NbcompressError):
@@ -93,9 +102,14 @@ class StudyReader:
     """Reads studies; several threads may use it.
 
     It keeps the files that were read last in memory.
+
+    Args:
+        databases: Databases that are read beside files: URLs, by what stands for their paths.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, databases: Mapping[str, str] | None = None) -> None:
+        self._databases = dict(databases or {})
+        self._failures: dict[str, tuple[float, str]] = {}
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
         self._texts: OrderedDict[tuple[str, str], tuple[tuple[int, ...], str]] = OrderedDict()
         self._lock = threading.Lock()
@@ -113,7 +127,8 @@ class StudyReader:
             StudyError: The file cannot be read.
         """
         studies = self._studies(os.fspath(path))
-        return [{**summary(study), **where} for study in list(studies.values())[-MAX_STUDIES:]]
+        lines = [summary(study) for study in list(studies.values())[-MAX_STUDIES:]]
+        return [{**line, "name": key_of(line["name"]), **where} for line in lines]
 
     def view(self, path: str | os.PathLike[str], name: str | None) -> JSON:
         """Return one study as the data of the study view.
@@ -133,7 +148,7 @@ class StudyReader:
 
     def view_text(self, path: str | os.PathLike[str], name: str | None) -> str:
         """Return `view` as text; that of a study that does not run is kept until its file changes."""
-        where = os.path.realpath(path)
+        where = self._where(os.fspath(path))
         study = self.study(where, name)
         identity = self._identity_read(where)
         with self._lock:
@@ -148,6 +163,10 @@ class StudyReader:
                     self._texts.popitem(last=False)
         return text
 
+    def _where(self, path: str) -> str:
+        """Return the key of a file or a database."""
+        return path if path in self._databases else os.path.realpath(path)
+
     def _identity_read(self, where: str) -> tuple[int, ...] | None:
         """Return which state of a file is in memory."""
         with self._lock:
@@ -160,9 +179,10 @@ class StudyReader:
         if not studies:
             raise StudyError("The file holds no study.")
         full = list(studies)[-1] if name is None else name
-        if full not in studies:
+        found = studies.get(full) or next((studies[other] for other in studies if key_of(other) == full), None)
+        if found is None:
             raise StudyError("The file has no study of this name.")
-        return studies[full]
+        return found
 
     def token(self, path: str | os.PathLike[str], name: str) -> str:
         """Return the token that confirms deleting a study as it is now.
@@ -190,19 +210,19 @@ class StudyReader:
         if not hmac.compare_digest(self.token(where, name), token):
             raise DeletionRefused("The study has changed since you were asked. Look at it again, then delete it.")
         kept = folder_beside(Path(where))
-        if kept.is_symlink() or (kept / name).is_symlink():
+        if kept.is_symlink() or (kept / study.name).is_symlink():
             raise DeletionRefused("What this study keeps is behind a link, so the server does not delete it.")
         storage = f"sqlite:///{where}" if is_sqlite(where) else where
         try:
-            delete_study(name, storage)
+            delete_study(study.name, storage)
         except StudyError as error:
             raise DeletionRefused(str(error).replace(where, os.path.basename(where))) from error
         with self._lock:
             self._files.pop(where, None)
 
     def _studies(self, path: str) -> Mapping[str, AnyStudy]:
-        """Return the studies of a file as they are now."""
-        where = os.path.realpath(path)
+        """Return the studies of a file or a database as they are now."""
+        where = self._where(path)
         with self._lock:
             turn = self._locks.setdefault(where, threading.Lock())
         with turn:
@@ -219,7 +239,28 @@ class StudyReader:
         with self._lock:
             self._files.pop(where, None)
 
+    def _read_database(self, where: str) -> Mapping[str, AnyStudy]:
+        now = time.monotonic_ns()
+        with self._lock:
+            known = self._files.get(where)
+        if known is not None and now - known.identity[0] < 1e9 * DATABASE_SECONDS:
+            return known.studies
+        failed_at, failure = self._failures.get(where, (-math.inf, ""))
+        if now - failed_at < 1e9 * FAILED_DATABASE_SECONDS:
+            raise StudyError(failure)
+        try:
+            handle = open_url_for_reading(self._databases[where]) if known is None else known.handle
+            studies = studies_of(handle)
+        except StudyError as error:
+            self._failures[where] = (now, str(error))
+            raise
+        with self._lock:
+            self._files[where] = _OpenFile(handle, (now,), dict(studies), is_journal=False)
+        return studies
+
     def _read(self, where: str) -> Mapping[str, AnyStudy]:
+        if where in self._databases:
+            return self._read_database(where)
         identity = _identity(where)
         with self._lock:
             known = self._files.get(where)
@@ -271,6 +312,12 @@ def _baseline(study: AnyStudy) -> Mapping[str, float] | None:
     return baseline if isinstance(baseline, Mapping) else None
 
 
+def key_of(name: str) -> str:
+    """Return the text by which a client asks for the study of a name: the name, or if that is long, its hash."""
+    is_long = len(name) > MAX_NAME
+    return f"sha256:{hashlib.sha256(name.encode(errors='replace')).hexdigest()}" if is_long else name
+
+
 def summary(study: AnyStudy) -> JSON:
     """Return a study as one line of a list: name, state, progress and best values."""
     trials = study.all_trials
@@ -305,13 +352,14 @@ def code_of(study: AnyStudy, path: str) -> str:
 
     Args:
         study: The study.
-        path: Of its file, as the notebook sees it.
+        path: Of its file, as the notebook sees it; of a database, its URL without a password.
     """
     name, is_journal = repr(study.name), path.endswith(".journal")
+    url = path if "://" in path else f"sqlite:///{path}"
     if isinstance(study, Study):
-        storage = repr(path if is_journal else f"sqlite:///{path}")
+        storage = repr(path if is_journal else url)
         return f"from nbcompress.study import read_study\n\nstudy = read_study({name}, {storage})\nstudy.trials\n"
-    storage = repr(f"sqlite:///{path}")
+    storage = repr(url)
     if is_journal:
         storage = f"optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend({path!r}))"
     opened = f"optuna.load_study(study_name={name}, storage={storage})"
@@ -322,5 +370,6 @@ def write_page(path: str, name: str) -> str:
     """Return the page of a report; see `study_page`. The server runs it in a process of its own: it takes seconds."""
     from nbcompress.panels.page import study_page
 
-    study = StudyReader().study(path, name)
+    databases = {path: os.environ[URL_VARIABLE]} if URL_VARIABLE in os.environ else None
+    study = StudyReader(databases).study(path, name)
     return study_page(study, baseline=_baseline(study))

@@ -22,7 +22,14 @@ from nbcompress.study.front import front
 from nbcompress.study.goal import Failure, Goal, Objective, State, Trial
 from nbcompress.study.opening import HEADER_KEY, join_name, read_study, split_name
 from nbcompress.study.optuna_distributions import parameter_of
-from nbcompress.study.storage import StorageHandle, open_storage, translate_errors, undamaged
+from nbcompress.study.storage import (
+    StorageHandle,
+    closing_at_end,
+    open_storage,
+    translate_errors,
+    undamaged,
+    without_password,
+)
 from nbcompress.study.study import Study
 from nbcompress.study.trial_list import trials_table
 from nbcompress.study.trial_store import BEGIN_KEY, read_attribute
@@ -127,6 +134,53 @@ def _sqlite_copy(path: str) -> BaseStorage:
         raise StudyError(f"The database {path} holds no studies of Optuna.")
     options = {"creator": lambda: copy, "poolclass": StaticPool}
     return RDBStorage("sqlite://", engine_kwargs=options, skip_compatibility_check=True, skip_table_creation=True)
+
+
+# A database with a server that does not answer within this time is refused.
+_CONNECT_SECONDS = 5
+_TABLES = {"studies", "trials", "trial_params", "version_info", "alembic_version"}
+
+
+def open_url_for_reading(url: str) -> StorageHandle:
+    """Open the database at a URL for reading only: no table is created or changed.
+
+    Args:
+        url: As SQLAlchemy takes it, such as `postgresql+psycopg://user:password@host/studies`.
+
+    Raises:
+        StudyError: There is no database that can be read, or it has no tables of Optuna. The message has no password.
+    """
+    from optuna.exceptions import StorageInternalError
+    from optuna.storages import RDBStorage
+    from sqlalchemy import create_engine, inspect
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    shown = without_password(url)
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_dialect().name
+    except (ArgumentError, ValueError, ImportError):  # their texts may hold parts of the URL
+        raise StudyError(f"{shown!r} is no URL of a database that is known here, or its driver is missing.") from None
+    if backend == "sqlite":
+        return open_for_reading(os.path.expanduser(str(parsed.database)))
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if backend in ("postgresql", "mysql", "mariadb"):
+        options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
+    if backend == "postgresql":
+        options["execution_options"] = {"postgresql_readonly": True}
+    error_types = (StorageInternalError, SQLAlchemyError, ImportError)
+    with translate_errors(shown, error_types):
+        engine = create_engine(parsed, **options)
+        try:
+            tables = set(inspect(engine).get_table_names())
+        finally:
+            engine.dispose()
+        if not tables >= _TABLES:
+            raise StudyError(f"The database {shown} holds no studies of Optuna.")
+        complete = parsed.render_as_string(hide_password=False)
+        storage = RDBStorage(complete, engine_kwargs=options, skip_compatibility_check=True, skip_table_creation=True)
+    return StorageHandle(closing_at_end(storage), shown, nullcontext(), None, error_types)
 
 
 def studies_of(handle: StorageHandle) -> dict[str, Study | ForeignStudy]:
@@ -355,6 +409,7 @@ __all__ = [
     "foreign_study",
     "is_sqlite",
     "open_for_reading",
+    "open_url_for_reading",
     "read_foreign_study",
     "storage_of",
     "studies_of",

@@ -142,11 +142,11 @@ def _open_database(url: str, *, create: bool) -> StorageHandle:
         backend = parsed.get_dialect().name
     except (ArgumentError, ValueError):  # their texts may hold parts of the URL
         raise StudyError(
-            f"The storage {_without_password(url)!r} is neither a path nor the URL of a database that is known here. "
+            f"The storage {without_password(url)!r} is neither a path nor the URL of a database that is known here. "
             "Write for example 'sqlite:///studies.db'."
         ) from None
     except ImportError as error:
-        raise MissingPart(f"The storage {_without_password(url)!r} needs a driver: {error}.") from error
+        raise MissingPart(f"The storage {without_password(url)!r} needs a driver: {error}.") from error
     options: dict[str, Any] = {}
     kept_folder = Path.cwd() / "nbcompress.kept"
     lock: AbstractContextManager[Any] = nullcontext()
@@ -164,7 +164,7 @@ def _open_database(url: str, *, create: bool) -> StorageHandle:
         lock = lock_for(f"{file}.lock", is_temporary=True)
         # Two processes may create the tables at the same time. Nothing is created in a folder for reading.
         creation_lock = lock if os.access(file.parent, os.W_OK) else creation_lock
-    location = _without_password(parsed.render_as_string(hide_password=True))
+    location = without_password(parsed.render_as_string(hide_password=True))
     if backend == "postgresql":
         from nbcompress.study.server_storage import postgresql_lock
 
@@ -174,7 +174,7 @@ def _open_database(url: str, *, create: bool) -> StorageHandle:
         with translate_errors(location, error_types), creation_lock:
             complete = parsed.render_as_string(hide_password=False)
             storage = _or_missing_part(
-                lambda: _with_tables(lambda: _closing(RDBStorage(complete, engine_kwargs=options))), location
+                lambda: _with_tables(lambda: closing_at_end(RDBStorage(complete, engine_kwargs=options))), location
             )
             storage = get_storage(storage)
     except RuntimeError as error:
@@ -188,7 +188,7 @@ def _open_redis(url: str) -> StorageHandle:
 
     from nbcompress.study.server_storage import RedisJournal
 
-    location = _without_password(url)
+    location = without_password(url)
     try:
         journal = _or_missing_part(lambda: RedisJournal(url, location), location)
     except ValueError:  # its text may hold parts of the URL
@@ -208,7 +208,7 @@ def _or_missing_part(make: Callable[[], T], location: str) -> T:
         raise MissingPart(f"The storage {location!r} needs a driver that is not installed: {error}") from error
 
 
-def _closing(storage: RDBStorage) -> BaseStorage:
+def closing_at_end(storage: RDBStorage) -> BaseStorage:
     """Return a storage that closes its connections when it is garbage collected; Python warns of open ones."""
     finalize(storage, storage.engine.dispose)
     return storage
@@ -238,7 +238,7 @@ def _prepare_file(file: Path, *, create: bool) -> None:
         raise StudyError(f"The folder {file.parent} cannot be created: {error.strerror}.") from error
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
     """Return a URL without what may be a password: in it a `/` or `@` need not be quoted."""
     hidden = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
     return re.sub(r"(?i)([?&](?:password|passwd|sslpassword)=)[^&#]*", r"\1***", hidden)

@@ -183,21 +183,14 @@ def end_attributes(trial: Trial) -> list[tuple[str, Any]]:
 
 
 def read_run(frozen: FrozenTrial, number: int = -1) -> Run | None:
-    """Return the run that a trial of Optuna's records, or None if nbcompress did not write it.
-
-    Args:
-        frozen: Optuna's trial.
-        number: Of our trial, if this is its first run. Later runs have stored it.
-    """
+    """Return the run of our trial `number`, or of the one that it repeats; None if nbcompress did not write it."""
     begin = read_attribute(frozen.user_attrs, BEGIN_KEY)
     if begin is None:
         return None
-    end = read_attribute(frozen.user_attrs, END_KEY)
-    if end is not None:
-        result = _read_end(end)
-    else:
-        # If it has ended without a record, another process, or another tool of Optuna, gave it up.
-        result = {"state": State.INTERRUPTED if frozen.state.is_finished() else State.RUNNING}
+    end, is_final = read_attribute(frozen.user_attrs, END_KEY), frozen.state.is_finished()
+    # If it has ended without a record, another process, or another tool of Optuna, gave it up.
+    without_end: dict[str, Any] = {"state": State.INTERRUPTED if is_final else State.RUNNING}
+    result = without_end if end is None else _read_end(end)
     if "started" in begin:
         result.setdefault("started", float(begin["started"]))
     trial = Trial(
@@ -214,8 +207,8 @@ def read_run(frozen: FrozenTrial, number: int = -1) -> Run | None:
         worker=Worker.from_json(begin["worker"]),
         rerun_of=begin.get("repeats"),
         queue_key=begin.get("queued", ""),
-        has_ended=end is not None or frozen.state.is_finished(),
-        is_final=frozen.state.is_finished(),
+        has_ended=end is not None or is_final,
+        is_final=is_final,
         n_heartbeats=int(frozen.user_attrs.get(HEARTBEATS_KEY, 0)),
     )
 
@@ -229,17 +222,12 @@ def _read_end(end: Mapping[str, Any]) -> dict[str, Any]:
         "printed": str(end.get("printed", "")),
         "spreads": {name: float(value) for name, value in end.get("spreads", {}).items()},
         "n_runs": int(end.get("runs", 1)),
-        "reports": {
-            metric: {int(step): float(value) for step, value in steps}
-            for metric, steps in end.get("reports", {}).items()
-        },
+        "reports": {metric: {int(step): float(x) for step, x in at} for metric, at in end.get("reports", {}).items()},
+        "seconds": float(end["seconds"]) if "seconds" in end else None,
+        "failure": Failure(*map(str, end["failure"])) if "failure" in end else None,
     }
     if "time" in end:
         fields["started"], fields["ended"] = map(float, end["time"])
-    if "seconds" in end:
-        fields["seconds"] = float(end["seconds"])
-    if "failure" in end:
-        fields["failure"] = Failure(*map(str, end["failure"]))
     return fields
 
 
@@ -375,7 +363,7 @@ class TrialStore:
         unconfirmed: dict[int, float] = {}
         changed: set[int] = set()
         for frozen in stored:
-            run = read_run(frozen, self._number_of(frozen._trial_id))
+            run = read_run(frozen, self._open_runs.get(frozen._trial_id, (len(self._runs), 0))[0])
             if run is None:
                 continue
             if run.trial.state is State.COMPLETE and (missing := self.goal.missing_metrics(run.trial.values)):
@@ -420,10 +408,6 @@ class TrialStore:
         stored += every[self._n_read :]
         self._n_read = len(every)
         return stored
-
-    def _number_of(self, trial_id: int) -> int:
-        """Return the number of the trial that a run belongs to; of a new run, if it is the first one of its trial."""
-        return self._open_runs[trial_id][0] if trial_id in self._open_runs else len(self._runs)
 
     def _put(self, run: Run) -> int | None:
         """Enter a run that is new or was not final; return the number of its trial if that may have changed."""

@@ -55,6 +55,7 @@ def test_words_for_how_a_tensor_is_stored(tmp_path: Path) -> None:
     cut = read_contents(nc.save(MODELS["cut"](), tmp_path / "c.nbz"))
     assert any(change.startswith("0: cut to weight (4, 1, 3, 3)") for change in cut.changes)
     assert dict(pruned.facts)["class"] == "Sequential"
+    assert repr(pruned).startswith("<Sequential in a.nbz: ")
     n_zeros = sum(int((tensor == 0).sum()) for tensor in MODELS["bits"]().state_dict().values())
     assert dict(pruned.facts)["zeros"] == f"{n_zeros:,} ({n_zeros / 4773:.1%})"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,13 @@ QUIET = [
 ]
 
 
+AXE = ROOT / "labextension" / "node_modules" / "axe-core" / "axe.min.js"
+# What axe finds in the elements that are there, of those that the selectors name.
+FAULTS = """async selectors => {
+    const include = selectors.filter(selector => document.querySelector(selector));
+    const found = await axe.run({ include }, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa'] });
+    return found.violations.map(({ impact, id, nodes }) => [impact, id, nodes.map(node => node.html.slice(0, 160))]);
+}"""
 RUNNING = "[...document.querySelectorAll('.jp-InputPrompt')].some(prompt => prompt.textContent.includes('*'))"
 
 
@@ -57,13 +65,14 @@ def browser() -> Iterator[Browser]:
             running.close()
 
 
-def _write_settings(folder: Path, theme: str, saves_widgets: bool) -> None:
+def _write_settings(folder: Path, theme: str, saves_widgets: bool, language: str | None) -> None:
     """Ask for nothing, keep every cell in the page, and use `theme`; save the state of widgets, if wanted."""
     settings = {
         "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
         "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
         "@jupyterlab/apputils-extension/themes": {"theme": theme},
         "@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": saves_widgets},
+        "@jupyterlab/translation-extension/plugin": {"locale": language or "default"},
     }
     for name, values in settings.items():
         path = folder / f"{name}.jupyterlab-settings"
@@ -83,11 +92,15 @@ def _extensions_of_this_checkout(home: Path) -> dict[str, str]:
 
 @contextmanager
 def server(
-    folder: Path, application: str = "lab", theme: str = "JupyterLab Light", saves_widgets: bool = False
+    folder: Path,
+    application: str = "lab",
+    theme: str = "JupyterLab Light",
+    saves_widgets: bool = False,
+    language_pack: Path | None = None,
 ) -> Iterator[str]:
-    """Serve `folder` and yield the address."""
+    """Serve `folder` and yield the address; `language_pack` is a folder from `write_language_pack`."""
     home = Path(tempfile.mkdtemp(prefix="jupyter-"))
-    _write_settings(home / "settings", theme, saves_widgets)
+    _write_settings(home / "settings", theme, saves_widgets, PSEUDO_LANGUAGE if language_pack else None)
     command = [
         *[sys.executable, "-m", "jupyter", application, "--no-browser", "--allow-root", "--port=0"],
         *["--IdentityProvider.token=test", "--ServerApp.password=", f"--ServerApp.root_dir={folder}"],
@@ -95,6 +108,8 @@ def server(
     folders = {"RUNTIME": "JUPYTER_RUNTIME_DIR", "config": "JUPYTER_CONFIG_DIR", "settings": "JUPYTERLAB_SETTINGS_DIR"}
     env = {**os.environ, **_extensions_of_this_checkout(home)}
     env |= {variable: str(home / name.lower()) for name, variable in folders.items()}
+    if language_pack is not None:
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(language_pack), env.get("PYTHONPATH")]))
     log = (home / "log").open("w")
     process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -108,6 +123,36 @@ def server(
             process.wait()
         log.close()
         shutil.rmtree(home, ignore_errors=True)
+
+
+# The one that JupyterLab has for tests of translations.
+PSEUDO_LANGUAGE = "ach_UG"
+_TEXT = r'"((?:[^"\\\\]|\\\\.)*)"'
+_CALL = re.compile(rf"\b(?:__\(\s*{_TEXT}|_n\(\s*{_TEXT},\s*{_TEXT})")
+
+
+def write_language_pack(folder: Path) -> Path:
+    """Write a language pack that puts every text of our sources and settings in brackets; return the folder."""
+    texts: dict[str, Any] = {
+        "": {"language": PSEUDO_LANGUAGE.replace("_", "-"), "plural_forms": "nplurals=2; plural=(n != 1);"}
+    }
+    for source in (ROOT / "labextension" / "src").glob("*.ts"):
+        for found in _CALL.findall(source.read_text(encoding="utf-8")):
+            given = [json.loads(f'"{text}"') for text in found if text]
+            texts[given[0]] = [f"\u27e6{text}\u27e7" for text in given]
+    schema = json.loads((ROOT / "labextension" / "schema" / "settings.json").read_text(encoding="utf-8"))
+    for part in (schema, *schema["properties"].values()):
+        for key in ("title", "description"):
+            texts[f"schema\u0004{part[key]}"] = [f"\u27e6{part[key]}\u27e7"]
+    messages = folder / "pseudo_pack" / "locale" / PSEUDO_LANGUAGE / "LC_MESSAGES"
+    messages.mkdir(parents=True)
+    (folder / "pseudo_pack" / "__init__.py").touch()
+    (messages / "nbcompress.json").write_text(json.dumps(texts), encoding="utf-8")
+    about = folder / "pseudo_pack-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: pseudo-pack\nVersion: 1\n", encoding="utf-8")
+    (about / "entry_points.txt").write_text(f"[jupyterlab.languagepack]\n{PSEUDO_LANGUAGE} = pseudo_pack\n")
+    return folder
 
 
 def _address(process: subprocess.Popen[bytes], home: Path, time_limit: float = 60) -> str:
@@ -164,6 +209,22 @@ class Lab:
     def save(self) -> None:
         self.page.keyboard.press("Control+s")
         self.page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')", timeout=20_000)
+
+    def use_theme(self, name: str) -> None:
+        """Choose a theme in the menu, and wait until it is there."""
+        self.page.get_by_role("menuitem", name="Settings", exact=True).click()
+        self.page.locator(".lm-Menu-item[data-type='submenu']", has_text=re.compile(r"^\s*Theme")).click()
+        self.page.locator(".lm-Menu-itemLabel").get_by_text(name, exact=True).click()
+        self.page.wait_for_function("name => document.body.dataset.jpThemeName === name", arg=name, timeout=30_000)
+
+    def faults(self, *selectors: str) -> list[Any]:
+        """Return what axe finds in our elements; without axe the test is skipped."""
+        if not AXE.is_file():
+            pytest.skip("axe-core is not installed: run `npm ci` in labextension.")
+        if not self.page.evaluate("() => 'axe' in window"):
+            self.page.evaluate(AXE.read_text(encoding="utf-8"))
+        found: list[Any] = self.page.evaluate(FAULTS, list(selectors))
+        return found
 
     def shot(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

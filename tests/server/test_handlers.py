@@ -25,6 +25,7 @@ from nbcompress.panels.view import schema  # noqa: E402
 from nbcompress.server.studies import StudyReader  # noqa: E402
 
 SECRET = "a secret outside of the root"
+HOSTILE_NAMES = ("x" * 100_000, "<img src=x onerror=alert(1)>" * 4_000, "\u202e\u05e2\u05d1\u05e8\u05d9\u05ea" * 15_000)
 
 
 def search(path: Path, name: str, trials: int = 3) -> None:
@@ -57,6 +58,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
     foreign.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
     (root / "other.db").write_bytes(b"SQLite format 3\0" + bytes(100))
     with jupyter_server(root, "--NbcompressServer.max_megabytes=2") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def with_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
+    """A server that is configured to show two databases; nothing answers at the second one."""
+    home = tmp_path_factory.mktemp("configured")
+    (home / "root").mkdir()
+    url = f"sqlite:///{home / 'team.db'}"
+    optuna.create_study(storage=url, study_name="team").optimize(lambda trial: trial.suggest_int("n", 1, 9), n_trials=2)
+    journal = optuna.storages.journal.JournalFileBackend(str(home / "root" / "names.journal"))
+    for name in HOSTILE_NAMES:
+        optuna.create_study(storage=optuna.storages.JournalStorage(journal), study_name=name)
+    missing = "postgresql+psycopg://me:s3cret@127.0.0.1:1/none"
+    options = (f"--NbcompressServer.databases={text}" for text in (url, missing))
+    with jupyter_server(home / "root", *options) as started:
         yield started
 
 
@@ -116,6 +133,41 @@ def test_a_file_is_the_data_of_the_study_view(
         **({} if study is None else {"study": study}),
     )
     assert again.status == 304
+
+
+def test_a_configured_database_is_read_and_never_written(with_databases: JupyterServer) -> None:
+    server = with_databases
+    before = state_of(server.root.parent)
+    listing = server.get("nbcompress/studies").json
+    (line,) = (line for line in listing["studies"] if "://" in line["path"])
+    assert (line["name"], line["ours"], line["kernel"], line["trials"]) == ("team", False, None, 2)
+    assert listing["problems"] == [
+        {"path": "postgresql+psycopg://me:***@127.0.0.1:1/none", "problem": "This database cannot be read."}
+    ]
+    where = {"path": line["path"], "study": "team"}
+    view = server.get("nbcompress/studies", **where).json
+    assert [trial["state"] for trial in view["trials"]] == ["complete", "complete"]
+    code = server.get("nbcompress/studies", code="1", shown=line["path"], **where).json["code"]
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert len(found["study"].trials) == 2
+    assert server.post("nbcompress/delete", where).status == 404
+    assert server.get("nbcompress/studies", path=f"{line['path']}x").status == 404
+    assert "Study team" in server.get("nbcompress/report", **where).text
+    assert "s3cret" not in server.log
+    assert state_of(server.root.parent) == before
+
+
+def test_studies_with_names_of_100_kilobytes_are_listed_and_opened(with_databases: JupyterServer) -> None:
+    answer = with_databases.get("nbcompress/studies", file="names.journal")
+    assert len(answer.text) < 10_000
+    lines = answer.json["studies"]
+    assert len(lines) == len(HOSTILE_NAMES)
+    for line, name in zip(lines, HOSTILE_NAMES, strict=True):
+        where = {"path": "names.journal", "study": line["name"]}
+        assert with_databases.get("nbcompress/studies", **where).json["name"][:20] == name[:20]
+        code = with_databases.get("nbcompress/studies", code="1", **where).json["code"]
+        assert repr(name) in code
 
 
 def test_a_file_says_what_its_trials_keep(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 
 import optuna
 import pytest
+import servers
+from sqlalchemy.pool import NullPool
 
 import nbcompress as nc
 from nbcompress.errors import StudyError
 from nbcompress.study import Study, read_study
-from nbcompress.study.reading import ForeignStudy, open_for_reading, studies_of
+from nbcompress.study.reading import ForeignStudy, open_for_reading, open_url_for_reading, studies_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -104,6 +106,34 @@ def test_other_files_are_refused(tmp_path: Path, contents: bytes) -> None:
     with pytest.raises(StudyError):
         studies_of(open_for_reading(path))
     assert path.read_bytes() == contents
+
+
+def test_a_database_with_a_server_is_read_and_never_written() -> None:
+    with servers.postgresql() as url:
+        with pytest.raises(StudyError, match="holds no studies of Optuna") as refused:
+            open_url_for_reading(url)
+        assert servers.PASSWORD not in str(refused.value)
+        # Its connections are closed at once, since Python warns of those that stay.
+        theirs = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
+        study = optuna.create_study(storage=theirs, study_name="team")
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+        handle = open_url_for_reading(url)
+        (read,) = studies_of(handle).values()
+        assert [trial.state.value for trial in read.all_trials] == ["complete", "complete"]
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+        assert len(studies_of(handle)["team"].all_trials) == 3  # it is read as it grows
+        with pytest.raises(StudyError, match="read-only"), handle.translate_errors():
+            handle.storage.create_new_trial(1)
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "nobody://me:s3cret@host/db", "postgresql+psycopg://me:s3cret@127.0.0.1:1/db"]
+)
+def test_a_url_that_leads_to_no_database_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(StudyError) as refused:
+        open_url_for_reading(url)
+    assert "s3cret" not in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_database_without_studies_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from nbcompress.optimize import History, proposer
 from nbcompress.optimize.history import Proposal
 from nbcompress.space import Choice, Float, Int, Point, Space
 
-PINNED = Path(__file__).parents[2] / "samples" / "suggestions.json"
+PINNED = Path(__file__).parents[2] / "golden" / "suggestions.json"
 N_TRIALS = 13
 TOLERANCE = 1e-5
 # Relative, of an expected gain.
