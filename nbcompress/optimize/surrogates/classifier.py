@@ -267,11 +267,13 @@ def fit_classifier(
     Raises:
         np.linalg.LinAlgError: A covariance is not positive definite in double precision.
     """
-    loss = NegativeLogEvidence(spec, owner, d, features, labels)
+    # Each step of a fit costs the cube of n, so that many labels only choose the posterior and not the hyperparameters.
+    chosen = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), priors.LARGE_N)).round().astype(int))
+    n = len(chosen)
     warm = [hyper for hyper in earlier if len(hyper.lengthscales) == d]
-    n = len(labels)
     if warm and n > priors.REUSE_FROM and warm[0].n_fitted * priors.REFIT_GROWTH >= n:
         return Classifier.at(spec, warm[0], owner, features, labels)
+    loss = NegativeLogEvidence(spec, owner, d, features[chosen], labels[chosen])
     # The prior's median, and much chance: each of the two may be a local optimum.
     by_chance = loss.center.copy()
     by_chance[-1] = logit(0.5)
@@ -285,10 +287,9 @@ def fit_classifier(
         starts,
         loss.low,
         loss.high,
-        evaluations=priors.LARGE_N_EVALUATIONS if n > priors.LARGE_N and warm else MAX_EVALUATIONS,
+        evaluations=MAX_EVALUATIONS,
         first_step=priors.FIRST_STEP,
         gradient_tolerance=priors.GRADIENT_TOLERANCE,
         value_tolerance=priors.VALUE_TOLERANCE,
     )
-    hyper = loss.hyperparameters(thetas[int(values.argmin())])
-    return Classifier.at(spec, hyper, owner, features, labels)
+    return Classifier.at(spec, loss.hyperparameters(thetas[int(values.argmin())]), owner, features, labels)

@@ -17,6 +17,7 @@ from nbcompress.optimize.surrogates.classifier import (
     fit_classifier,
 )
 from nbcompress.optimize.surrogates.closed_form import Hyperparameters, ModelSpec
+from nbcompress.optimize.surrogates.fit import LARGE_N
 
 ZERO_MEAN = ModelSpec(mean="zero")
 SIGNAL = 4.0
@@ -91,6 +92,18 @@ def test_equal_labels_give_equal_fits() -> None:
     first, second = (fit_classifier(ModelSpec(), owner, 2, X, labels) for _ in range(2))
     assert first.hyper.to_json() == second.hyper.to_json()
     np.testing.assert_array_equal(first.probability(X), second.probability(X))
+
+
+def test_of_many_labels_some_choose_the_hyperparameters() -> None:
+    """A fit to all 400 would take more than ten times as long."""
+    X = np.linspace(0, 1, 400)[:, None]
+    labels = np.where(X[:, 0] > 0.5, FAILED, SUCCEEDED)
+    fitted = fit_classifier(ModelSpec(), np.array([0]), 1, X, labels)
+    assert (fitted.hyper.n_fitted, fitted.latent.n) == (LARGE_N, 400)
+    low, high = fitted.probability(np.array([[0.45], [0.55]]))
+    assert low < 0.1 < 0.9 < high
+    again = fit_classifier(ModelSpec(), np.array([0]), 1, X[:390], labels[:390], [fitted.hyper])
+    assert again.hyper is fitted.hyper
 
 
 @pytest.mark.parametrize("every", [2, 3])
