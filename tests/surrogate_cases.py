@@ -20,6 +20,7 @@ from nbcompress.optimize.acquisition import SumAcquisition
 from nbcompress.optimize.models import FittedModels
 from nbcompress.optimize.outcome_transform import OutcomeTransform
 from nbcompress.optimize.proposers.gp import GaussianProcessProposer
+from nbcompress.optimize.surrogates.classifier import Classifier
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
 from nbcompress.panels.surrogate_data import SurrogateInsight, surrogate_data
 from nbcompress.panels.view import study_view
@@ -31,8 +32,8 @@ FOLDER = Path(__file__).parent / "samples" / "surrogate"
 N_POINTS = 12
 
 
-def mixed_study() -> HandMadeStudy:
-    """Steps, a logarithmic integer, an ordered choice given out of order; one trial fails, one runs."""
+def mixed_study(failed: tuple[int, ...] = (5,)) -> HandMadeStudy:
+    """Steps, a logarithmic integer, an ordered choice given out of order; some trials fail, one runs."""
     space = Space(
         {"a": Float(0, 2, step=0.25), "k": Int(1, 500, log=True), "b": Choice(8, 2, 4), "on": Choice(True, False)}
     )
@@ -41,7 +42,7 @@ def mixed_study() -> HandMadeStudy:
     for number in range(14):
         point = space.decode([rng.random() for _ in space.names])
         score = 1.0 - (point["a"] - 0.8) ** 2 + 0.1 * np.log(point["k"]) / point["b"] + 0.05 * point["on"]
-        state = State.FAILED if number == 5 else State.RUNNING if number == 13 else State.COMPLETE
+        state = State.FAILED if number in failed else State.RUNNING if number == 13 else State.COMPLETE
         trials.append(Trial(number, state, point, {"score": float(score)} if state is State.COMPLETE else {}))
     return HandMadeStudy("mixed", Goal.of(["score"]), space, tuple(trials))
 
@@ -53,6 +54,7 @@ def studies() -> dict[str, tuple[HandMadeStudy, dict[str, Any]]]:
         "hypervolume": (digits_study(24), {}),
         "damped": (single_study(12), {}),
         "linear": (mixed_study(), {"kernel": "rbf", "mean": "linear", "acquisition": "ucb"}),
+        "failing": (mixed_study(failed=(2, 5, 6, 9)), {}),
         "bounded": (bounded, {"mean": "zero", "acquisition": "pi"}),
     }
 
@@ -74,6 +76,7 @@ def rebuilt(data: dict[str, Any], study: HandMadeStudy, gp: GaussianProcessPropo
 
     objectives: dict[int, GaussianProcess] = {}
     constraints: dict[str, GaussianProcess] = {}
+    failure: Classifier | None = None
     for stored in data["processes"]:
         hyper = Hyperparameters(
             np.array(stored["lengthscales"]), stored["signal"], stored["noise"], trend=stored["trend"]
@@ -81,15 +84,18 @@ def rebuilt(data: dict[str, Any], study: HandMadeStudy, gp: GaussianProcessPropo
         transform = OutcomeTransform(*(stored["units"][key] for key in ("shift", "scale", "knee", "unit", "damped")))
         mean = {0: "zero", 1: "constant"}.get(len(stored["b"]), "linear")
         spec, y = ModelSpec(data["kernel"], mean), np.array(stored["y"])
-        model = GaussianProcess(spec, hyper, gp.embedding.owner, features(stored["trials"]), y, transform)
-        if stored["role"] == "objective":
+        noises = np.array(stored["noises"]) if "noises" in stored else None
+        model = GaussianProcess(spec, hyper, gp.embedding.owner, features(stored["trials"]), y, transform, noises)
+        if "chance" in stored:
+            failure = Classifier(model, stored["chance"], hyper)
+        elif stored["role"] == "objective":
             objectives[len(objectives)] = model
         else:
             constraints[f"{stored['role']} {len(constraints)}"] = model
     rows = gp.encoder.rows(history.points)
     X, X_pending = gp.embedding.features(rows), features(data["pending"])
     models = FittedModels(gp.embedding, gp.spec, len(objectives), rows, X, objectives, constraints, X_pending)
-    return replace(models, is_used=np.ones(len(history), dtype=bool))
+    return replace(models, failure=failure, is_used=np.ones(len(history), dtype=bool))
 
 
 def expected_at(

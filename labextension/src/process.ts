@@ -91,13 +91,13 @@ export class Process {
 
   // Rows of L with L L' = K.
   #factorize(): Float64Array[] {
-    const { signal, noise } = this.data;
+    const { signal, noise, noises } = this.data;
     const rows: Float64Array[] = [];
     for (let i = 0; i < this.#n; i++) {
       const row = new Float64Array(i + 1);
       for (let j = 0; j <= i; j++) {
         const other = rows[j] ?? row;
-        let sum = i === j ? signal + noise : signal * this.#correlation(distance(this.#z[i]!, this.#z[j]!));
+        let sum = i === j ? signal + (noises?.[i] ?? noise) : signal * this.#correlation(distance(this.#z[i]!, this.#z[j]!));
         sum += dot(this.#rows[i]!, this.#rows[j]!);
         for (let k = 0; k < j; k++) {
           sum -= row[k]! * other[k]!;

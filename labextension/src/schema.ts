@@ -266,6 +266,14 @@ export interface ProcessData {
   signal: number;
   noise: number;
   /**
+   * Noise variances of the values, in the place of one noise. Older data lack it.
+   */
+  noises?: number[];
+  /**
+   * Of the process of failure: a trial succeeds with probability (1 - chance) Phi(-3 mean). Older data lack it, where a trial succeeds if the process is at most 0.
+   */
+  chance?: number;
+  /**
    * Variance of lines and parabolas along single features, 0 without them. Older data lack it.
    */
   trend?: number;
@@ -389,6 +397,8 @@ export const isProcessData = hasFields({
   lengthscales: isListOf(isNumber),
   signal: isNumber,
   noise: isNumber,
+  noises: isOptional(isListOf(isNumber)),
+  chance: isOptional(isNumber),
   trend: isOptional(isNumber),
   units: isOutcomeTransform,
 });

@@ -9,6 +9,8 @@ import { completePoint, countValues, fromUnit, gridOf, toUnit, type Point } from
 // A conditional number runs along an arc of this angle; see nbcompress/optimize/encoding.py.
 const ARC_ANGLE = Math.PI / 2;
 const MAX_GRID = 41;
+// Of the classifier of failures; see nbcompress/optimize/surrogates/classifier.py.
+const SHARPNESS = 3;
 
 // The prediction of one metric: mean and ends of the 95 % interval.
 export interface Prediction {
@@ -172,6 +174,9 @@ export class Surrogate {
 }
 
 function logProbability([mean, std]: Posterior, data: ProcessData): number {
+  if (data.chance !== undefined) {
+    return Math.log1p(-data.chance) + logCdf(-SHARPNESS * mean);
+  }
   return logCdf((standardize(0, data.units) - mean) / std);
 }
 

@@ -54,8 +54,8 @@ for (const file of readdirSync(FOLDER)) {
   });
 }
 
-test("maps show the probability of success where there are constraints", () => {
-  const { study } = JSON.parse(readFileSync(new URL("bounded.json", FOLDER), "utf8")) as { study: Study };
+test("maps show the probability of success where trials can fail", () => {
+  const { study } = JSON.parse(readFileSync(new URL("failing.json", FOLDER), "utf8")) as { study: Study };
   const surrogate = Surrogate.of(study)!;
   const [first, second] = study.parameters.map(({ name }) => name) as [string, string];
   const through = completePoint(study.parameters, {});

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import expit, ndtr
 from scipy.stats import rankdata
 
 from nbcompress.errors import first_line
 from nbcompress.optimize.encoding import Embedding
 from nbcompress.optimize.history import Array, History, violations
 from nbcompress.optimize.outcome_transform import OutcomeTransform, without_penalties
+from nbcompress.optimize.surrogates.classifier import FAILED, SUCCEEDED, Classifier, fit_classifier
 from nbcompress.optimize.surrogates.closed_form import GaussianProcess, Hyperparameters, ModelSpec
 from nbcompress.optimize.surrogates.fit import (
     LENGTHSCALE_PRIOR_WIDTH,
@@ -31,11 +32,9 @@ from nbcompress.study.front import is_non_dominated
 
 # How many earlier sets of hyperparameters are tried after a failed fit.
 MAX_EARLIER = 3
-# Labels of a failed and of a successful trial: like a constraint, at most 0 is good.
-FAILED, SUCCEEDED = 1.0, -1.0
-# Hyperparameters of the failure model. They are not fitted: a step function has no lengthscale, and the best fit would
-# forget failures at a short distance. The lengthscale is multiplied by the root of the dimension. Heuristics, see
-# benchmarks.md#surrogate-priors.
+# Hyperparameters of the regression that tells failures by chance from others. They are not fitted: a step function has
+# no lengthscale, and the best fit would forget failures at a short distance. The lengthscale is multiplied by the root
+# of the dimension. Heuristics, see benchmarks.md#surrogate-priors.
 FAILURE_LENGTHSCALE, FAILURE_SIGNAL, FAILURE_NOISE = 0.5, 1.0, 0.01
 # How much of the variance of the labels may depend on the point, besides all of it and nothing. Predicted probabilities
 # are cut off, so that a failure at the edge of a failing region is no proof of chance. Heuristics, see
@@ -44,7 +43,7 @@ FAILURE_SHARES, FAILURE_CERTAINTY = (0.5, 0.2), 0.05
 # Of more ended points than this a surrogate learns from so many, of which this share are the best ones. Its cost grows
 # with the cube of its points. Heuristic, see benchmarks.md#many-trials.
 MAX_POINTS, BEST_SHARE = 800, 0.5
-# The others are taken evenly from the order of trials: the golden ratio leaves no period.
+# What is taken evenly from the order of trials follows the golden ratio, which leaves no period.
 _STRIDE = 0.5 * (5**0.5 - 1)
 
 
@@ -59,13 +58,16 @@ class FittedModels:
         rows: Shape `(n, d)`; the history's points as full rows.
         features: Shape `(n, D)`.
         objectives: By index, the model of each objective with a known loss; conditioned on its mean at pending points.
-        constraints: Models of values that should be at most 0: `slack j` of the history, and `failure`; also
-            conditioned on their means at pending points.
+        constraints: Models of values that should be at most 0: `slack j` of the history; also conditioned on their
+            means at pending points.
         X_pending: Shape `(p, D)`; features of the pending points.
         note: What `Proposal.note` stores: `hyperparameters`, and `trouble` (the error) where a fit failed.
         unconditioned: The models of `objectives`, not conditioned on pending points.
         is_used: Shape `(n,)`; the points that the models learned from.
         failures: Of the replaced models, by name: why the default took their place.
+        failure: The classifier of failed trials; None if none has failed, if failures seem to come by chance, or if
+            this trial tests whether they do. A pending point has no label yet.
+        by_chance: The probability that failures come by chance, where this trial tests it; else None.
     """
 
     embedding: Embedding
@@ -80,6 +82,8 @@ class FittedModels:
     unconditioned: Mapping[int, Surrogate] = field(default_factory=dict)
     is_used: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
     failures: Mapping[str, str] = field(default_factory=dict)
+    failure: Classifier | None = None
+    by_chance: float | None = None
 
     @classmethod
     def fit(
@@ -109,9 +113,7 @@ class FittedModels:
                 unconditioned[known.index], objectives[known.index] = model, conditioned
             else:
                 constraints[known.name] = conditioned
-        failure = fits.failure_model()
-        if failure is not None:
-            constraints["failure"] = failure.condition_on_mean(fits.X_pending)
+        failure = fits.classifier()
         return cls(
             embedding,
             fits.spec,
@@ -125,6 +127,8 @@ class FittedModels:
             unconditioned,
             fits.is_used,
             fits.failures,
+            failure,
+            fits.by_chance,
         )
 
     @property
@@ -146,6 +150,7 @@ class _ModelFits:
         hyperparameters: By model, as JSON.
         errors: By model: why a fit of the closed form fell back to earlier hyperparameters.
         failures: By model: why the default took the place of a replaced one.
+        by_chance: As of `FittedModels`; known after `classifier`.
     """
 
     def __init__(
@@ -165,6 +170,7 @@ class _ModelFits:
         self.hyperparameters: dict[str, Any] = {}
         self.errors: dict[str, str] = {}
         self.failures: dict[str, str] = {}
+        self.by_chance: float | None = None
 
     def fit(self, known: KnownValues) -> tuple[Surrogate, Surrogate]:
         """Return the model of some values, and the same conditioned on the pending points."""
@@ -194,14 +200,35 @@ class _ModelFits:
             self.errors[known.name] = fitted.error
         return fitted.model, fitted.model.condition_on_mean(self.X_pending)
 
-    def failure_model(self) -> GaussianProcess | None:
-        """Return the model of failure; None if no trial failed, or if failures seem to come by chance."""
+    def classifier(self) -> Classifier | None:
+        """Return the classifier of failed trials; None as `FittedModels.failure` says.
+
+        A classifier keeps the search out of a region where trials failed, so it would never learn that they failed by
+        chance there. Hence each hypothesis proposes the share of the trials that is its probability (Thompson
+        sampling): with the probability of chance failures are left out. The trials are spread evenly, and follow from
+        the length of the history alone.
+        """
         failed = self._history.has_status("failed") & self.is_used
         if not failed.any():
             return None
         ended = failed | (self._history.has_status("told") & self.is_used)
-        labels = np.where(failed, FAILED, SUCCEEDED)[ended]
-        return _failure_model(self._embedding, self.spec, self.features[ended], labels)
+        features, labels = self.features[ended], np.where(failed, FAILED, SUCCEEDED)[ended]
+        evidence = evidence_of_dependence(self._embedding, self.spec, features, labels)
+        if evidence <= 0:
+            return None
+        by_chance = float(expit(-evidence))
+        if (len(self._history) * _STRIDE) % 1.0 < by_chance:
+            self.by_chance = by_chance
+            return None
+        kernel, d = ModelSpec(self.spec.kernel), self._embedding.encoder.d
+        earlier = earlier_hyperparameters(self._history, "failure")
+        try:
+            fitted = fit_classifier(kernel, self._embedding.owner, d, features, labels, earlier)
+        except np.linalg.LinAlgError as error:
+            self.errors["failure"] = first_line(error)
+            return None
+        self.hyperparameters["failure"] = fitted.hyper.to_json()
+        return fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,28 +378,24 @@ def compiled(
     return compile_definition(definition, factory, embedding.labels(), n) or factory
 
 
-def _failure_model(embedding: Embedding, spec: ModelSpec, features: Array, labels: Array) -> GaussianProcess | None:
-    """Return the model of failure, or None if failures seem to come by chance, wherever the point lies.
+def evidence_of_dependence(embedding: Embedding, spec: ModelSpec, features: Array, labels: Array) -> float:
+    """Return how much better labels of failure are predicted from nearby points than by chance, in nats.
 
-    Failures may depend on the point (too little memory) or not (a flaky machine), or some of each. The share of the
-    labels' variance that depends on the point is the one with which labels are predicted best from those of the other
-    points: successes near failures speak for chance.
+    Failures may depend on the point (too little memory) or not (a flaky machine), or some of each. Each label is
+    predicted from those of the other points, by a regression on labels with fixed lengthscales, for several shares of
+    the labels' variance that depend on the point; the best one counts. Successes near failures speak for chance.
     """
     lengthscales = np.full(embedding.encoder.d, FAILURE_LENGTHSCALE * np.sqrt(embedding.encoder.d))
-    best: GaussianProcess | None = None
-    highest = -np.inf
+    scores = []
     for share in (1.0, *FAILURE_SHARES):
         hyper = Hyperparameters(lengthscales, share * FAILURE_SIGNAL, (1.0 - share) * FAILURE_SIGNAL + FAILURE_NOISE)
         model = GaussianProcess(ModelSpec(spec.kernel), hyper, embedding.owner, features, labels)
         mean, std = model.leave_one_out()
-        score = _log_score(ndtr(-mean / std), labels)
-        if best is None or score > highest:
-            best, highest = model, score
+        scores.append(_log_score(ndtr(-mean / std), labels))
     # By chance: the share of successes among the others, with one more of each.
     succeeded = labels == SUCCEEDED
     others = succeeded.sum() - succeeded
-    by_chance = _log_score((others + 1.0) / (len(labels) + 1.0), labels)
-    return None if by_chance > highest else best
+    return max(scores) - _log_score((others + 1.0) / (len(labels) + 1.0), labels)
 
 
 def _log_score(probabilities: Array, labels: Array) -> float:

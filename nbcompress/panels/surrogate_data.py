@@ -420,9 +420,12 @@ def _processes(
             sign = 1 if constraint.operator == "<=" else -1
             means = {"role": "constraint", "metric": constraint.metric, "sign": sign, "offset": float(constraint.bound)}
             yield means | _process(models.constraints[f"slack {j}"], numbers, known, pending)
-    if "failure" in models.constraints:
+    if models.failure is not None:
+        latent, none = models.failure.latent, np.zeros_like(pending)
         means = {"role": "failure", "metric": None, "sign": 1, "offset": 0.0}
-        yield means | _process(models.constraints["failure"], numbers, told | failed, pending)
+        noises = np.broadcast_to(latent.noise_variances, (latent.n,)).tolist()
+        learned = {"noises": noises, "chance": models.failure.chance}
+        yield means | _process(latent, numbers, told | failed, none) | learned
 
 
 def _process(

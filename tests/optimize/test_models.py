@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nbcompress.optimize import History
+from nbcompress.optimize import models as fitted_models
 from nbcompress.optimize import models as models_module
 from nbcompress.optimize.encoding import Embedding, SpaceEncoder
 from nbcompress.optimize.models import FittedModels, learned_from
@@ -60,27 +61,45 @@ EVENLY = [i / 20 for i in range(20)]
 )
 def test_failures_by_chance_do_not_lead(fails: Callable[[float, int], bool]) -> None:
     """Nearby successes say that the point does not decide."""
-    assert "failure" not in with_failures(fails, EVENLY).constraints
+    assert with_failures(fails, EVENLY).failure is None
 
 
 def test_a_success_at_the_same_point_says_chance() -> None:
     models = with_failures(lambda _x, i: i % 2 == 0, [x for x in (0.1, 0.4, 0.6, 0.9) for _ in range(2)])
-    assert "failure" not in models.constraints
+    assert models.failure is None
+    assert models.by_chance is None  # it is no test: chance is the better explanation
 
 
-@pytest.mark.parametrize("xs", [EVENLY, EVENLY[::4], [0.2, 0.9], [0.9]], ids=len)
+def test_some_trials_test_whether_failures_come_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their share is the probability of chance: a tenth, if the evidence against it is log 9."""
+    monkeypatch.setattr(fitted_models, "evidence_of_dependence", lambda *_: np.log(9.0))
+    found = [with_failures(lambda x, _i: x > 0.5, EVENLY[-n:]) for n in range(1, 21)]
+    assert all((models.failure is None) == (models.by_chance is not None) for models in found)
+    assert [models.by_chance for models in found if models.failure is None] == pytest.approx([0.1, 0.1])
+
+
+def test_without_a_failure_there_is_no_classifier() -> None:
+    models = with_failures(lambda _x, _i: False, EVENLY)
+    assert models.failure is None
+    assert "failure" not in models.note["hyperparameters"]
+
+
+@pytest.mark.parametrize("xs", [EVENLY, EVENLY[::4], [0.2, 0.3, 0.9], [0.9]], ids=len)
 def test_a_failing_region_is_known(xs: Sequence[float]) -> None:
-    model = with_failures(lambda x, _i: x > 0.5, xs).constraints["failure"]
-    mean = model.predict_mean(np.array([[0.2], [0.9]]))
-    assert mean[1] > 0
-    assert len(xs) == 1 or mean[0] < 0
+    failure = with_failures(lambda x, _i: x > 0.5, xs).failure
+    assert failure is not None
+    low, high = failure.probability(np.array([[0.2], [0.9]]))
+    assert high > 0.6
+    assert len(xs) == 1 or low < 0.4
 
 
 def test_a_failing_region_is_known_beside_failures_by_chance() -> None:
-    model = with_failures(lambda x, i: x > 0.6 or i % 4 == 2, [i / 40 for i in range(40)]).constraints["failure"]
-    mean = model.predict_mean(np.array([[0.3], [0.9]]))
-    assert mean[0] < 0 < mean[1]
-    assert model.hyper.noise > 0.4  # not all depends on the point
+    models = with_failures(lambda x, i: x > 0.6 or i % 4 == 2, [i / 40 for i in range(40)])
+    assert models.failure is not None
+    low, high = models.failure.probability(np.array([[0.3], [0.9]]))
+    assert low < 0.4 < 0.9 < high
+    assert models.failure.chance > 0.1  # not all depends on the point
+    assert models.note["hyperparameters"]["failure"]["noise"] == models.failure.chance
 
 
 # Of many points ----------------------------------------------------------------------------------------------------

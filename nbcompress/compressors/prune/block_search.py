@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from nbcompress.compressors.blocks import is_container
 from nbcompress.compressors.inputs import Inputs
@@ -54,7 +56,7 @@ class Block:
     """A part of a model that can be removed.
 
     Attributes:
-        container: Name of the list that holds it; None for a module that is replaced by `nn.Identity`.
+        container: Name of the list that holds it; None for modules that are replaced by `nn.Identity`.
         paths: Names of its modules: one, or a layer with the norm and the activation after it.
     """
 
@@ -103,6 +105,7 @@ def find_blocks(model: nn.Module, inputs: Inputs) -> Blocks:
         elif path in calls and not _is_inside(path, items) and _is_single(path, module, calls[path], n_of_kind):
             found.append(Block(None, (path,)))
             closed.append(path)
+    found += _rows_of_attributes(model, inputs, calls, [*closed, *items])
     kinds = {type(model.get_submodule(block.name)) for block in found}
     reasons = {path: why for path, why in reasons.items() if not found or type(model.get_submodule(path)) in kinds}
     return Blocks(tuple(found), calls, reasons)
@@ -191,9 +194,105 @@ def _rows_of_layers(path: str, items: Mapping[str, nn.Module], calls: Mapping[st
     return [block for blocks in by_kind.values() if len(blocks) > 1 for block in blocks]
 
 
+def _rows_of_attributes(
+    model: nn.Module, inputs: Inputs, calls: Mapping[str, Calls], closed: Sequence[str]
+) -> list[Block]:
+    """Layers of torch of equal shape that are attributes of one module and follow each other, each with its norm."""
+    by_kind: dict[object, list[str]] = {}
+    for path, module in model.named_modules():
+        call = calls.get(path)
+        if call is None or call.problem or not call.is_replaceable or _is_inside(path, closed):
+            continue
+        if path and _is_plain_layer(module):
+            by_kind.setdefault((path.rpartition(".")[0], type(module), call.shapes), []).append(path)
+    groups = [set(paths) for paths in by_kind.values() if len(paths) > 1]
+    if not groups:
+        return []
+    before, norm_of = _followed(model, inputs)
+    n_readers = Counter(before.values())
+    blocks: list[Block] = []
+    for group in groups:
+        # One that several layers read begins no row.
+        pairs = [(first, path) for path in group if (first := before.get(path)) in group and n_readers[first] == 1]
+        chosen = {path for pair in pairs for path in pair}
+        for path in [path for path in calls if path in chosen]:
+            norm = norm_of.get(path)
+            has_norm = norm is not None and not calls[norm].problem and calls[norm].is_replaceable
+            blocks.append(Block(None, (path, norm) if norm is not None and has_norm else (path,)))
+    return blocks
+
+
+class _Sources(TorchFunctionMode):
+    """Notes of each tensor the one that it was made from, where this is a single one besides parameters."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, int] = {}
+        # So that no other tensor gets the same identity.
+        self.alive: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = [value for value in tree_leaves((args, kwargs or {})) if isinstance(value, Tensor)]
+        self.note([value for value in given if not isinstance(value, nn.Parameter)], result)
+        return result
+
+    def note(self, given: Sequence[Tensor], result: Any) -> None:
+        if len(given) == 1 and isinstance(result, Tensor) and result is not given[0]:
+            self.alive += [result, given[0]]
+            self.of[id(result)] = id(given[0])
+
+
+def _followed(model: nn.Module, inputs: Inputs) -> tuple[dict[str, str], dict[str, str]]:
+    """Run the model; return for each layer of torch the one whose output it reads, and the norm that reads its output.
+
+    Between the two layers each step has one tensor as its input: an activation, a norm, another order of dimensions.
+    So queries, keys and values of an attention do not follow each other.
+    """
+    sources = _Sources()
+    owners: dict[int, str] = {}
+    before: dict[str, str] = {}
+    norm_of: dict[str, str] = {}
+    paths = {id(module): path for path, module in model.named_modules() if not module._modules}
+
+    def begin(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if len(args) != 1 or not isinstance(args[0], Tensor):
+            return
+        place: int | None = id(args[0])
+        if _is_norm(module) and place in owners:
+            norm_of[owners[place]] = paths[id(module)]
+        while _is_plain_layer(module) and place is not None:
+            if place in owners:
+                before[paths[id(module)]] = owners[place]
+                break
+            place = sources.of.get(place)
+
+    def end(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+        if _is_plain_layer(module) and isinstance(result, Tensor):
+            sources.alive.append(result)
+            owners[id(result)] = paths[id(module)]
+        elif _is_norm(module) and isinstance(args[0], Tensor):
+            # The functions of a norm also read its buffers.
+            sources.note([args[0]], result)
+
+    leaves = [module for module in model.modules() if id(module) in paths]
+    handles = [module.register_forward_pre_hook(begin) for module in leaves]
+    handles += [module.register_forward_hook(end) for module in leaves]
+    try:
+        with sources:
+            run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return before, norm_of
+
+
 def _is_single(path: str, module: nn.Module, call: Calls, n_of_kind: Mapping[type, int]) -> bool:
-    """Whether a module that is an attribute of the user's own module is a block, such as a residual block."""
-    if not path or _is_of_library(module) or not module._modules or not _has_matrix(module):
+    """Whether a module that is an attribute is a block: several of one class of the user, or layers of an encoder."""
+    if not path or not module._modules or not _has_matrix(module):
+        return False
+    if _is_of_library(module) and not isinstance(module, nn.TransformerEncoderLayer):
         return False
     return not call.problem and call.is_replaceable and n_of_kind.get(type(module), 0) > 1
 

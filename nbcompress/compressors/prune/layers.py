@@ -302,7 +302,7 @@ def remove_(model: nn.Module, removed: Sequence[Block]) -> tuple[Surgery, ...]:
     gone: dict[str, set[int]] = {}
     for block in removed:
         if block.container is None:
-            steps.append(Surgery("bypass", block.name))
+            steps += [Surgery("bypass", path) for path in block.paths]
         else:
             gone.setdefault(block.container, set()).update(block.positions)
     for container, positions in gone.items():
@@ -365,8 +365,8 @@ def _no_blocks(candidates: Sequence[Block], left_out: Mapping[str, str], model: 
         )
     return (
         f"{option('granularity', 'layer')} finds no block that can go{because}: blocks are items of a list "
-        "(nn.Sequential, nn.ModuleList), or several modules of one class of yours, whose outputs have the shape of "
-        "their inputs"
+        "(nn.Sequential, nn.ModuleList), several modules of one class of yours, or layers of equal shape in a row; "
+        "their outputs have the shape of their inputs"
     )
 
 

@@ -234,6 +234,8 @@ class GaussianProcessProposer:
     ) -> tuple[AcquisitionFunction | None, list[AnalyticAcquisition]]:
         """Return the improvement (None while no point is feasible), and the log probability of each constraint."""
         feasibility = [log_feasibility(model) for model in models.constraints.values()]
+        if models.failure is not None:
+            feasibility.append(AnalyticAcquisition(models.failure.latent, models.failure.log_success))
         if not history.is_feasible.any():
             return None, feasibility
         return self._improvement(models, history, number, self.acquisition), feasibility
@@ -427,7 +429,10 @@ class GaussianProcessProposer:
         expected_gain = float(np.exp(gain.score(feature)[0])) * probability * scale
         what = "expected gain" if self.n_objectives == 1 else "expected gain in hypervolume"
         reason = f"{what} {gain_text(expected_gain, scale)}"
-        return expected_gain, reason + (f", feasible with probability {probability:.0%}" if feasibility else "")
+        reason += f", feasible with probability {probability:.0%}" if feasibility else ""
+        if models.by_chance is not None:
+            reason += f"; this one tests whether trials fail by chance (probability {models.by_chance:.0%})"
+        return expected_gain, reason
 
 
 def _acquisition_name(acquisition: str | Callable[..., Any]) -> str:
@@ -531,7 +536,8 @@ def _torch_acquisition(
     made = acquisition_by_factory(
         acquisition, as_model(models.unconditioned[0]), feasible, models.X_pending, -float(losses[:, 0].min())
     )
-    return made.counted_from_lowest(np.vstack([feasible, spread])) if models.constraints else made
+    has_terms = bool(models.constraints) or models.failure is not None
+    return made.counted_from_lowest(np.vstack([feasible, spread])) if has_terms else made
 
 
 def _best_and_spread(feasible: Array, losses: Array, spread: Array) -> Array:

@@ -24,6 +24,7 @@ from nbcompress.errors import GoalError, first_line, option, shown
 from nbcompress.optimize.history import Array
 from nbcompress.optimize.outcome_transform import OutcomeTransform
 from nbcompress.optimize.surrogates import definition as modules
+from nbcompress.optimize.surrogates.classifier import FAILED, Classifier
 from nbcompress.optimize.surrogates.closed_form import VARIANCE_FLOOR, GaussianProcess, ModelSpec, known_or
 from nbcompress.optimize.surrogates.fit import LENGTHSCALE_PRIOR_WIDTH
 from nbcompress.optimize.surrogates.protocol import (
@@ -51,7 +52,7 @@ with warnings.catch_warnings():
     from botorch.models.transforms.outcome import Standardize
     from gpytorch.constraints import Positive
     from gpytorch.distributions import MultivariateNormal
-    from gpytorch.mlls import ExactMarginalLogLikelihood
+    from gpytorch.mlls import ExactMarginalLogLikelihood, VariationalELBO
     from gpytorch.priors import LogNormalPrior
     from linear_operator.utils.warnings import NumericalWarning
 
@@ -61,6 +62,8 @@ PREDICTION_CHUNK = 512
 WARP_PRIOR_WIDTH = 0.75**0.5
 # The seed of the points and outcomes that a factory of models is tried with before the first trial.
 TRY_OUT_SEED = 0
+# Steps of L-BFGS of a variational posterior.
+VARIATIONAL_STEPS = 60
 
 
 @contextmanager
@@ -519,3 +522,40 @@ def as_model(surrogate: Surrogate) -> Any:
         return as_botorch(surrogate, -1.0)
     assert isinstance(surrogate, BotorchSurrogate)
     return surrogate.model
+
+
+# --- Whether a trial fails ---
+
+
+def fit_variational(fitted: Classifier, labels: Array) -> tuple[modules.FailureModel, modules.FailureLikelihood]:
+    """Return the model of failure with the classifier's hyperparameters, its posterior fitted to labels (1 or -1).
+
+    `classifier.py` evaluates the same model without torch; this one is for the tools of GPyTorch.
+
+    References:
+        Hensman, Matthews, Ghahramani (2015), "Scalable Variational Gaussian Process Classification".
+    """
+    model, likelihood = modules.FailureModel(fitted), modules.FailureLikelihood(fitted.chance)
+    X, y = tensor(fitted.latent.features), tensor((labels == FAILED).astype(float))
+    evidence = VariationalELBO(likelihood, model, num_data=len(y))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.LBFGS(trained, lr=1.0, max_iter=VARIATIONAL_STEPS, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss: torch.Tensor = -evidence(model(X), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with exact_algebra():
+        model.train()
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return model.eval(), likelihood.eval()
+
+
+def failure_probability(model: modules.FailureModel, likelihood: modules.FailureLikelihood, features: Array) -> Array:
+    """Return the probability that a trial fails at features `(m, D)`: shape `(m,)`."""
+    with torch.no_grad(), exact_algebra():
+        found = model(tensor(features))
+        share = torch.special.ndtr(found.mean / (1.0 + found.variance).sqrt())
+        return np.asarray((likelihood.chance + (1.0 - likelihood.chance) * share).numpy())

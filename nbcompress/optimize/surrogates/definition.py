@@ -1,4 +1,4 @@
-"""The default surrogate as modules of GPyTorch, and the other surrogates by name.
+"""The default surrogate as modules of GPyTorch, the other surrogates by name, and the classifier of failures.
 
 The default is
 
@@ -6,7 +6,8 @@ The default is
     GaussianLikelihood), where the features of one parameter share a lengthscale (`SharedLengthscaleKernel`),
 
 with the priors and bounds of `fit.py`. `closed_form.py` evaluates the same model without torch, and `recognise.py`
-says which modules it evaluates. This module loads torch, so it is imported at the first use.
+says which modules it evaluates. `FailureModel` with `FailureLikelihood` defines the probability that a trial fails,
+which `classifier.py` evaluates. This module loads torch, so it is imported at the first use.
 
 The mode of the closed form is taken in the logarithm of a hyperparameter. A density in the hyperparameter itself has
 the same mode if its log-normal prior has the location `log(median) + width^2`.
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 
 from nbcompress.errors import GoalError, first_line, option, shown
 from nbcompress.optimize.surrogates import fit as priors
+from nbcompress.optimize.surrogates.classifier import Classifier
 from nbcompress.optimize.surrogates.closed_form import MEAN_PRIOR_STD, ModelSpec
 from nbcompress.optimize.surrogates.protocol import SurrogateSpec, name_of
 
@@ -39,11 +41,15 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import torch
     from gpytorch.constraints import Interval
+    from gpytorch.distributions import MultivariateNormal
     from gpytorch.kernels import Kernel, LinearKernel, MaternKernel, RBFKernel, ScaleKernel
     from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood, Likelihood
     from gpytorch.likelihoods.gaussian_likelihood import _GaussianLikelihoodBase
+    from gpytorch.likelihoods.likelihood import _OneDimensionalLikelihood
     from gpytorch.means import ConstantMean, LinearMean, Mean, ZeroMean
+    from gpytorch.models import ApproximateGP
     from gpytorch.priors import LogNormalPrior, NormalPrior, Prior
+    from gpytorch.variational import CholeskyVariationalDistribution, UnwhitenedVariationalStrategy
 
 Owner = NDArray[np.intp]
 _NU = {"matern52": 2.5, "matern32": 1.5, "matern12": 0.5}
@@ -406,3 +412,42 @@ def default_modules(spec: ModelSpec, owner: Owner, width: float) -> tuple[Kernel
     """Return the GPyTorch modules that define what the closed form of `spec` evaluates."""
     named = SurrogateSpec(spec.kernel, spec.mean)
     return parts_of(named, owner, np.zeros(len(owner), dtype=bool), width, spec.has_trend)
+
+
+# --- Whether a trial fails ---
+
+
+class FailureLikelihood(_OneDimensionalLikelihood):  # type: ignore[misc]
+    """Whether a trial fails: Bernoulli with the probability `c + (1 - c) Phi(f)`; c is the chance of any trial."""
+
+    def __init__(self, chance: float) -> None:
+        super().__init__()
+        self.chance = chance
+
+    def forward(self, function_samples: torch.Tensor, *_: Any, **__: Any) -> torch.distributions.Bernoulli:
+        share = torch.special.ndtr(function_samples)
+        return torch.distributions.Bernoulli(probs=(self.chance + (1.0 - self.chance) * share).clamp(1e-12, 1 - 1e-12))
+
+
+class FailureModel(ApproximateGP):  # type: ignore[misc]
+    """The latent process f of a fitted classifier: its kernel and mean, with every trial as an inducing point."""
+
+    def __init__(self, fitted: Classifier) -> None:
+        X = torch.tensor(fitted.latent.features, dtype=torch.float64)
+        strategy = UnwhitenedVariationalStrategy(
+            self, X, CholeskyVariationalDistribution(len(X)).double(), learn_inducing_locations=False
+        )
+        super().__init__(strategy)
+        self.covar_module, self.mean_module, _ = default_modules(fitted.latent.spec, fitted.latent.owner, 1.0)
+        self.covar_module.raw_outputscale_constraint = type(self.covar_module.raw_outputscale_constraint)(1e-3, 1e5)
+        self.covar_module.outputscale = fitted.hyper.signal
+        base = self.covar_module.base_kernel
+        name = "lengthscales" if hasattr(base, "lengthscales") else "lengthscale"
+        setattr(base, name, torch.tensor(fitted.hyper.lengthscales, dtype=torch.float64)[None])
+        if len(fitted.latent.b):
+            self.mean_module.constant = float(fitted.latent.b[0])
+        for part in (self.covar_module, self.mean_module):
+            part.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> MultivariateNormal:
+        return MultivariateNormal(self.mean_module(x), self.covar_module(x))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import nbcompress as nc
 from nbcompress.compressors.data import Batches
 from nbcompress.compressors.inputs import inputs_from_example
-from nbcompress.compressors.prune.block_search import bypassed, find_blocks
+from nbcompress.compressors.prune.block_search import Block, bypassed, find_blocks
 from nbcompress.compressors.prune.layers import change_of_outputs, own_change
 from nbcompress.errors import ArtifactError, CompressionError, DataError
 
@@ -157,6 +157,70 @@ def test_layers_of_equal_shape_in_a_row() -> None:
     ]  # fmt: skip
     kept = nc.record_of(small).kept_indices[""].tolist()
     assert torch.equal(small(x), nn.Sequential(*(model[index] for index in kept))(x))
+
+
+class Row(nn.Module):
+    """Layers of equal shape that are attributes; what `conv1` computes is read by two of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.other = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1)
+        self.conv1, self.norm1 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.conv2, self.norm2 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.conv3, self.head = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(self.conv1(torch.relu_(self.stem(x)))).relu()
+        x = self.conv3(torch.tanh(self.norm2(self.conv2(x)))) * self.other(x)
+        return self.head(x.mean((2, 3)))
+
+
+class Attention(nn.Module):
+    """Queries, keys and values read one tensor; the output layer reads a product of theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out((self.q(x) @ self.k(x).mT).softmax(-1) @ self.v(x))
+
+
+class EncoderLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer1, self.layer2, self.layer3 = (nn.TransformerEncoderLayer(8, 2, 16, 0.0) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer3(self.layer2(self.layer1(x)))
+
+
+@pytest.mark.parametrize(
+    ("build", "x", "blocks"),
+    [
+        (Row, torch.randn(2, 3, 8, 8), [("conv2", "norm2"), ("conv3",)]),
+        (EncoderLayers, torch.randn(5, 2, 8), [("layer1",), ("layer2",), ("layer3",)]),
+        (Attention, torch.randn(2, 5, 8), []),
+    ],
+)
+def test_layers_that_are_attributes(
+    build: Callable[[], nn.Module], x: Tensor, blocks: list[tuple[str, ...]], tmp_path: Path
+) -> None:
+    """A layer goes with its norm. Without a row nothing goes."""
+    torch.manual_seed(0)
+    model = build().eval()
+    assert [block.paths for block in find_blocks(model, inputs_from_example(x)).found] == blocks
+    if not blocks:
+        with pytest.raises(CompressionError, match=r"finds no block that can go.*layers of equal shape in a row"):
+            nc.prune(model, 0.5, granularity="layer", example=x)
+        return
+    small = nc.prune(model, 0.5 if len(blocks) == 2 else 0.4, granularity="layer", example=x)
+    gone = tuple(step.module for step in nc.record_of(small).surgery)
+    assert gone in blocks
+    with bypassed(model, [Block(None, gone)], find_blocks(model, inputs_from_example(x)).calls):
+        assert torch.equal(small(x), model(x))
+    loaded = nc.load(nc.save(small, tmp_path / "small.nbz"), build()).eval()
+    assert torch.equal(loaded(x), small(x))
 
 
 # Models of Hugging Face and torch, with more layers than the zoo's.
