@@ -135,19 +135,19 @@ _MOST_CHANGE = 3.0
 def _refit(weight: Tensor, grid: Grid, values: Tensor, moments: Tensor) -> tuple[Tensor, Grid]:
     """The scales at which the outputs change least for the codes that `values` have, and the values on that grid."""
     n_conv, n = moments.shape[0], moments.shape[-1]
-    shape, kind = tuple(weight.shape), {"device": moments.device, "dtype": torch.float64}
+    shape, device = tuple(weight.shape), moments.device
     scale, _ = grid.spread(shape, weight.device)
     steps = (values.detach().float() / scale).round_()
     size = grid.group if isinstance(grid.group, int) else n
     n_blocks = -(-n // size)
     filled = torch.nn.functional.pad
-    old = grid.scale.to(**kind).reshape(n_conv, -1, n_blocks)
+    old = grid.scale.to(device, torch.float64).reshape(n_conv, -1, n_blocks)
     q, w = (item.detach().reshape(n_conv, -1, n) for item in (steps, weight))
     found = torch.empty_like(old)
     for k, hessian in enumerate(filled(moments, (0, n_blocks * size - n, 0, n_blocks * size - n))):
         for start in range(0, q.shape[1], _ROWS):
             rows = slice(start, start + _ROWS)
-            codes, weights = (filled(item[k, rows].to(**kind), (0, len(hessian) - n)) for item in (q, w))
+            codes, weights = (filled(item[k, rows].to(device, torch.float64), (0, len(hessian) - n)) for item in (q, w))
             found[k, rows] = _scales_of_least_error(codes.unflatten(1, (n_blocks, size)), weights, hessian)
     keeps = ~((found > old / _MOST_CHANGE) & (found < old * _MOST_CHANGE))
     new = with_scales(grid, torch.where(keeps, old, found).flatten(), weight.dtype)
