@@ -13,7 +13,7 @@ from nbcompress.errors import CompressionError
 
 # Numbers that are worked on at a time (a heuristic: intermediate results take several times as much memory, and fewer
 # of them fit into the caches of a processor better).
-_PART = 1 << 19
+_PART = 1 << 17
 
 
 def row_parts(tensor: Tensor, group: str | int) -> list[Tensor]:

@@ -460,15 +460,17 @@ def _evenly(end: float, n: int) -> list[float]:
 
 
 def _steps(w: Tensor, s: Tensor, z: Tensor, n_codes: int) -> Tensor:
-    q = torch.round(w / s)
-    return torch.minimum(torch.maximum(q, -z), n_codes - 1 - z)
+    q = (w / s).round_()
+    return torch.minimum(torch.maximum(q, -z, out=q), n_codes - 1 - z, out=q)
 
 
 def _error(w: Tensor, v: Tensor | None, s: Tensor, z: Tensor, n_codes: int, shift: float) -> Tensor:
-    differences = (w - _steps(w, s, z, n_codes) * s).double()
+    values = _steps(w, s, z, n_codes).mul_(s)
+    differences = torch.sub(w, values, out=values).double()
     counted = differences if v is None else differences * v
-    squares = _sum(differences * counted)
-    return squares + shift * _sum(_by_output(counted).square()) if shift else squares
+    shifts = shift * _sum(_by_output(counted).square()) if shift else None
+    squares = _sum(differences.mul_(counted))
+    return squares if shifts is None else squares + shifts
 
 
 def _closed_form(w: Tensor, q: Tensor, v: Tensor | None, s: Tensor, shift: float) -> Tensor:

@@ -243,6 +243,8 @@ def quantize(
         rounding: `nearest`, or `gptq`: such that the outputs of each layer on the data change least. Linear layers,
             convolutions and recurrent layers are rounded so, one after the other, which takes a pass of the data for
             each; the inputs of a few hundred examples are enough. For an embedding the nearest values are the best.
+            With 2 to 4 bits, several scales are tried for each output and fitted to its codes (`scale="error"`, and
+            groups or channels).
             Layers whose inputs are not known are rounded to the nearest values, and the record names them.
         activations: How integer kernels of an exported model read the inputs of linear layers and convolutions, in 8
             bits: `static` by ranges of least squared error on the data, `dynamic` by a range that is found at every

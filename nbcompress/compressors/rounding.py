@@ -148,7 +148,7 @@ def _refit(weight: Tensor, grid: Grid, values: Tensor, moments: Tensor) -> tuple
         for start in range(0, q.shape[1], _ROWS):
             rows = slice(start, start + _ROWS)
             codes, weights = (filled(item[k, rows].to(device, torch.float64), (0, len(hessian) - n)) for item in (q, w))
-            found[k, rows] = _scales_of_least_error(codes.unflatten(1, (n_blocks, size)), weights, hessian)
+            found[k, rows] = _scales_of_least_error(codes.reshape(-1, n_blocks, size), weights, hessian)
     keeps = ~((found > old / _MOST_CHANGE) & (found < old * _MOST_CHANGE))
     new = with_scales(grid, torch.where(keeps, old, found).flatten(), weight.dtype)
     return (steps * new.spread(shape, weight.device)[0] + 0.0).to(weight.dtype), new
@@ -167,12 +167,15 @@ def _scales_of_least_error(codes: Tensor, weights: Tensor, hessian: Tensor) -> T
     """
     blocks = codes.shape[1:]
     products = [
-        ((codes[:, index] @ part).unflatten(1, blocks) * codes).sum(2)
-        for index, part in enumerate(hessian.unflatten(0, blocks))
+        ((codes[:, index] @ part).reshape(codes.shape) * codes).sum(2)
+        for index, part in enumerate(hessian.reshape(*blocks, -1))
     ]
-    left, right = torch.stack(products, 1), ((weights @ hessian).unflatten(1, blocks) * codes).sum(2)
+    left, right = torch.stack(products, 1), ((weights @ hessian).reshape(codes.shape) * codes).sum(2)
     damping = 1e-4 * left.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-30
-    return torch.linalg.solve(left + damping * torch.eye(blocks[0], dtype=left.dtype, device=left.device), right)
+    solved: Tensor = torch.linalg.solve(
+        left + damping * torch.eye(blocks[0], dtype=left.dtype, device=left.device), right
+    )
+    return solved
 
 
 def _round_columns(w: Tensor, hessian: Tensor, rounder: _Rounder) -> Tensor:

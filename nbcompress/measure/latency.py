@@ -103,12 +103,12 @@ def measure_latency(
 
 
 def _turns(n: int, number: int) -> list[int]:
-    """The order of a round: each model comes first in turn, and every other round runs backwards.
+    """The order of round `number`: every other one runs the last one backwards, and each model comes first in turn.
 
     What ran before decides what the processor's caches hold and how fast its clock is, so no model may always come
     after the same other one.
     """
-    order = [(number + index) % n for index in range(n)]
+    order = [(number // 2 + index) % n for index in range(n)]
     return order[::-1] if number % 2 else order
 
 

@@ -72,7 +72,8 @@ def test_models_take_turns_and_short_calls_are_repeated() -> None:
     short.register_forward_hook(lambda *_: order.append("s"))
     long.register_forward_hook(lambda *_: order.append("l"))
     first, second = measure_latency([short, long], [X, X], repeats=3, clock=clock)
-    assert "".join(order) == "sss" + "lll" + ("s" * 10 + "l") * 3
+    # What ran before a model is not always the same other one.
+    assert "".join(order) == "sss" + "lll" + "s" * 10 + "l" + ("l" + "s" * 10) * 2
     assert (first.median_ms, second.median_ms) == (pytest.approx(0.1), pytest.approx(2))
 
 
@@ -137,7 +138,7 @@ def test_torch_and_onnx_take_turns(file: Path, monkeypatch: pytest.MonkeyPatch) 
             return super().forward(x)
 
     found = latencies({"eager": Slow(12, 3), "file": file}, X_RUNTIMES, repeats=4, threads=2)
-    assert "".join(order) == "ttt" + "ooo" + "to" * 4
+    assert "".join(order) == "ttt" + "ooo" + "to" + "ot" + "ot" + "to"
     assert seen == [2]
     assert {name: (latency.runtime, latency.repeats, latency.threads) for name, latency in found.items()} == {
         "eager": ("torch", 4, 2),

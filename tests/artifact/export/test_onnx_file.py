@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 import nbcompress as nc
 from nbcompress.compressors import ActivationRange, Record, attach_, codes_of, record_of
+from nbcompress.compressors.layers import copied
 from nbcompress.errors import ArtifactError, NbcompressWarning
 
 
@@ -229,6 +231,20 @@ def test_half_precision_is_exported_in_float32(tmp_path: Path) -> None:
     path = nc.export(model, tmp_path / "small.onnx", example=x.bfloat16())
     assert error(output(model, x.bfloat16()).float(), ran(path, x.bfloat16().float())) < 0.02
     assert next(model.parameters()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_weights_are_shared_and_stay_as_they_are(dtype: torch.dtype, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nc.quantize(nn.Linear(256, 257).to(dtype), 6)
+    before, x = copy.deepcopy(model.state_dict()), torch.randn(4, 256)
+    path = nc.export(model, tmp_path / "small.onnx", example=x.to(dtype))
+    assert error(output(model, x.to(dtype)).float(), ran(path, x.to(dtype).float())) < 0.02
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    shared = copied(model, shares_weights=True)
+    places = [[layer.weight.data_ptr(), layer.bias.data_ptr()] for layer in (model, shared)]
+    assert places[0][0] == places[1][0]
+    assert places[0][1] != places[1][1]
 
 
 def test_constants_do_not_replace_those_of_the_model() -> None:
