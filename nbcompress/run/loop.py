@@ -326,8 +326,8 @@ class SearchLoop:
 
     def _failed_in_another_body(self) -> list[int]:
         """Return the trials that do not count, since they are to be run again."""
-        trials, body = self._study.all_trials, self._study.changed_body
-        failed = self._study.numbers(State.FAILED)
+        body, failed = self._study.changed_body, self._study.numbers(State.FAILED)
+        trials = self._study.all_trials if failed else ()
         return [number for number in failed if failed_in_another_body(trials[number], body)]
 
     # What runs next -------------------------------------------------------------------------------------------------
@@ -396,7 +396,8 @@ class SearchLoop:
         if repeat is not None:
             return repeat
         try:
-            proposal = self._proposer.propose(len(trials), self._search.histories.history_of(trials, self._study.goal))
+            known = trials if getattr(self._proposer, "needs_history", True) else ()
+            proposal = self._proposer.propose(len(trials), self._search.histories.history_of(known, self._study.goal))
         except SpaceExhausted as error:
             return self._next_reevaluation(trials, is_over=True) or Ending("exhausted", str(error))
         if isinstance(self._until, GainBelow):
@@ -461,8 +462,9 @@ class SearchLoop:
     def _submit(self, trial: Trial, repeat: int) -> None:
         seed = trial.seed if repeat == 0 else trial_seed(self._options.seed, trial.number, repeat)
         # A re-evaluation is measured to its end.
-        trials = self._study.all_trials
-        pruning_rule = None if is_reevaluation(trial) else self._pruning_rules.pruning_rule(trial.number, trials)
+        is_pruned = self._pruner.rule != "none" and not is_reevaluation(trial)
+        trials = self._study.all_trials if is_pruned else ()
+        pruning_rule = self._pruning_rules.pruning_rule(trial.number, trials) if is_pruned else None
         try:
             self._engine.submit(
                 Assignment(trial.number, trial.point, seed, repeat, pruning_rule), self._options.trial_timeout_seconds

@@ -141,7 +141,7 @@ class Study(PredictingStudy):
                 raise TrialConflict(f"Trial {number} of study {self.name!r} is run again by another process already.")
             self._running[begun.trial.number] = trial_id
             self._reports.pop(begun.trial.number, None)  # of an earlier run that another tool ended
-            return self._listed().trials[begun.trial.number]
+            return self._listed()[begun.trial.number]
 
     def report(self, number: int, metric: str, step: int, value: float) -> None:
         """Record an intermediate value of a trial that this object runs. It is stored when the trial ends.
@@ -196,7 +196,7 @@ class Study(PredictingStudy):
                 by_number.pop(ended.number, None)
             self._store.changed.add(ended.number)
             self._store.refresh()
-            return self._listed().trials[ended.number]
+            return self._listed()[ended.number]
 
     def abandon(self) -> None:
         """Record every trial that this object runs as interrupted. A search calls it at its end, however it ends."""
