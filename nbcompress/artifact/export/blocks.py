@@ -158,22 +158,18 @@ def _pack(codes: Integers, bits: int) -> Integers:
 
 
 def _inputs(editor: GraphEditor, weight: BlockWeight) -> tuple[ir.Value, ir.Value, ir.Value | None]:
-    """Packed codes, of shape `(outputs, bytes)`, scales, and zero points or None."""
+    """Packed codes, of shape `(outputs, blocks, bytes)`, scales, and zero points or None."""
     name = f"{weight.name}.{weight.bits}bits"
     zero = None if weight.zero is None else editor.constant(f"{name}.zero", weight.zero)
-    rows = weight.packed.reshape(weight.n_outputs, -1)
-    return editor.constant(f"{name}.codes", rows), editor.constant(f"{name}.scale", weight.scale), zero
+    return editor.constant(f"{name}.codes", weight.packed), editor.constant(f"{name}.scale", weight.scale), zero
 
 
 def matrix_product(
     editor: GraphEditor, weight: BlockWeight, value: ir.Value, bias: ir.Value | None, level: int
 ) -> ir.Value:
     """Add the product of `value` with the transposed weight, plus the bias."""
-    rows, scale, zero = _inputs(editor, weight)
-    shape = np.array(weight.packed.shape, np.int64)
-    # The file holds the table in the shape that embeddings read. ONNX Runtime reshapes it once, when it loads the file.
-    packed = editor.op("Reshape", [rows, editor.constant(f"{weight.name}.{weight.bits}bits.shape", shape)])
-    inputs = [value, packed, scale, zero, None, bias]
+    codes, scale, zero = _inputs(editor, weight)
+    inputs = [value, codes, scale, zero, None, bias]
     while inputs[-1] is None:
         inputs.pop()
     return editor.op(
@@ -190,7 +186,10 @@ def matrix_product(
 
 def gather_rows(editor: GraphEditor, weight: BlockWeight, rows: ir.Value) -> ir.Value:
     """Add the decoded rows of a table."""
-    codes, scale, zero = _inputs(editor, weight)
+    blocks, scale, zero = _inputs(editor, weight)
+    # The file holds the table as matrix products read it. ONNX Runtime reshapes it once, when it loads the file.
+    shape = np.array([weight.n_outputs, -1], np.int64)
+    codes = editor.op("Reshape", [blocks, editor.constant(f"{weight.name}.{weight.bits}bits.shape", shape)])
     inputs = [codes, rows, scale] + ([] if zero is None else [zero])
     attributes = {"bits": weight.bits, "block_size": weight.block, "gather_axis": 0, "quantize_axis": 1}
     values = editor.op("GatherBlockQuantized", inputs, DOMAIN, **attributes)
