@@ -321,6 +321,12 @@ class Study(PredictingStudy):
             return self._listed().trials
 
     @property
+    def n_trials(self) -> int:
+        """How many trials the study has, in any state."""
+        with self._store.locked():
+            return len(self._listed())
+
+    @property
     def n_counted(self) -> int:
         """How many trials count as one of the `--trials`: all but those that run or were interrupted."""
         with self._store.locked():
@@ -588,9 +594,7 @@ class Study(PredictingStudy):
 
     def _as_shown(self, trial: Trial) -> Trial:
         """Return a stored trial with the values that it keeps and, while it runs here, with its reports so far."""
-        if trial.number in self._unrecorded:
-            return replace(self._unrecorded[trial.number], kept=KeptValues(self._slot, trial.number))
-        if trial.number in self._running:
-            reports = {metric: dict(steps) for metric, steps in self._reports.get(trial.number, {}).items()}
-            return replace(trial, kept=KeptValues(self._slot, trial.number), reports=reports)
-        return replace(trial, kept=KeptValues(self._slot, trial.number))
+        shown, changed = self._unrecorded.get(trial.number, trial), {}
+        if shown is trial and trial.number in self._running:
+            changed["reports"] = {name: dict(steps) for name, steps in self._reports.get(trial.number, {}).items()}
+        return replace(shown, kept=KeptValues(self._slot, trial.number), **changed)

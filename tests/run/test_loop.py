@@ -792,7 +792,7 @@ def test_a_trial_that_runs_here_is_not_started_again_when_another_machine_gives_
     study.finish(replace(trial, state=State.INTERRUPTED))  # as another machine does
 
     def next_number() -> int | None:
-        planned = loop._next_point(study.all_trials)
+        planned = loop._next_point(study.n_trials)
         assert isinstance(planned, _NextPoint)
         return planned.number
 
