@@ -4,7 +4,7 @@
     python tests/benchmarks/many_trials.py suggest [N ...]      CPU seconds of a suggestion of `gp`, and its memory
     python tests/benchmarks/many_trials.py pending [N ...]      the same while 64 trials run
     python tests/benchmarks/many_trials.py subset               scores with the best share of a subset varied
-    python tests/benchmarks/many_trials.py workers [PEER ...] [SEED ...]  scores by the number of workers, against Optuna
+    python tests/benchmarks/many_trials.py workers [PEER ...] [SEED ...]    scores by workers, against Optuna
 
 Trials are simulated: a point is told as soon as a worker would be free. `workers` appends each search to
 `results/workers.jsonl` and leaves out those that are there, so it can be stopped at any time; at the end it prints the
