@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ VALUE_KEY = "value"
 # Deeper nesting is a mistake, such as a list that contains itself.
 _MAX_DEPTH = 100
 _ARRAY_KINDS = "biufc"
+# What `dtype.str` is for these kinds. NumPy reads a text with commas by Python's parser.
+_DTYPE_TEXT = re.compile(rf"[<>=|][{_ARRAY_KINDS}][0-9]{{1,2}}")
 _MAX_AXES = 64  # as in NumPy
 _DTYPE_BY_NAME = {dtype_name(dtype): dtype for dtype in DTYPES}
 
@@ -225,9 +228,9 @@ class _NodeParser:
         return tensor_of(data.reshape(-1, width), sizes, dtype)
 
     def _array(self, name: str, shape: list[int]) -> np.ndarray[Any, Any]:
-        dtype, sizes = np.dtype(name), _sizes(shape)
-        if dtype.kind not in _ARRAY_KINDS:
+        if not _DTYPE_TEXT.fullmatch(name):
             raise ValueError(f"unknown dtype {name!r:.40}")
+        dtype, sizes = np.dtype(name), _sizes(shape)
         data = self._data.take(prod(sizes) * dtype.itemsize)
         return np.frombuffer(data, dtype=dtype).reshape(sizes).copy()
 

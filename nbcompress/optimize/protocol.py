@@ -22,6 +22,9 @@ class Proposer(Protocol):
 
     A proposal depends only on the seed, the trial number and the history (with its notes); an implementation keeps no
     other state that changes it. It never proposes a point of the history again.
+
+    If a proposer has an attribute `needs_history` that is False, its proposals depend on the seed and the number alone,
+    and a search hands it an empty history. To make one for each trial costs time that grows with the study.
     """
 
     def propose(self, number: int, history: History) -> Proposal:

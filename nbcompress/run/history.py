@@ -220,8 +220,9 @@ class HistoryCache:
                 self._rows = _Rows(goal)
                 self._rows.update(trials)
             history = self._rows.history()
-            noise = _noise_of(trials[_n_alike(trials) :], goal, self._noise)
-            history = replace(history, noise=noise) if noise.size else history
+            if self._noise or self._rows.has_repeated:
+                noise = _noise_of(trials[_n_alike(trials) :], goal, self._noise)
+                history = replace(history, noise=noise) if noise.size else history
             self._latest = (trials, goal, history)
             return history
 
@@ -276,8 +277,6 @@ def noise_stds(trials: Sequence[Trial], metric: str, name: str | None) -> NDArra
 
 def _noise_of(trials: Sequence[Trial], goal: Goal, noise: Mapping[str, str]) -> NDArray[np.float64]:
     """Return the known noise of losses and slacks, shape `(n, m + k)`; `(0, 0)` if nothing is known."""
-    if not noise and all(trial.n_runs == 1 for trial in trials):
-        return np.empty((0, 0))
     metrics = [objective.metric for objective in goal.objectives]
     metrics += [constraint.metric for constraint in goal.constraints]
     table = np.stack([noise_stds(trials, metric, noise.get(metric)) for metric in metrics], axis=1)
@@ -285,10 +284,16 @@ def _noise_of(trials: Sequence[Trial], goal: Goal, noise: Mapping[str, str]) -> 
 
 
 class _Rows:
-    """The rows of a history, which are updated for the trials that changed: a study may hold many thousands."""
+    """The rows of a history, which are updated for the trials that changed: a study may hold many thousands.
+
+    Attributes:
+        goal: Of the study.
+        has_repeated: Whether a trial is the mean of several runs.
+    """
 
     def __init__(self, goal: Goal) -> None:
         self.goal = goal
+        self.has_repeated = False
         self._trials: tuple[Trial, ...] = ()
         self._n_left_out = 0
         self._points: list[Point] = []
@@ -334,6 +339,7 @@ class _Rows:
 
     def _enter(self, row: int, trial: Trial) -> None:
         self._status[row], self._notes[row] = _STATUS[trial.state], trial.note
+        self.has_repeated = self.has_repeated or trial.n_runs > 1
         values = trial.values
         self._losses[row] = [
             objective.loss(values.get(objective.metric, math.nan)) for objective in self.goal.objectives

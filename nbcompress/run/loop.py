@@ -16,6 +16,7 @@ from nbcompress.run.early_stopping import PruningRules, unused_pruner_warning
 from nbcompress.run.engines.base import Engine, EngineError
 from nbcompress.run.held_out import HeldOutTest
 from nbcompress.run.history import (
+    N_ALIKE,
     HistoryCache,
     all_failed,
     failed_in_another_body,
@@ -311,7 +312,7 @@ class SearchLoop:
 
     def _repeated_failure(self) -> Ending | None:
         """Return why the search ends after its running trials, or None. Checked after each trial."""
-        failure = same_failure(self._study.all_trials, self._n_ended)
+        failure = same_failure(self._study.all_trials, self._n_ended) if self._n_ended <= N_ALIKE else None
         if failure is None:
             return None
         reason = f"Stopped: the first three trials failed with the same error, {one_line(failure)}"
@@ -326,8 +327,8 @@ class SearchLoop:
 
     def _failed_in_another_body(self) -> list[int]:
         """Return the trials that do not count, since they are to be run again."""
-        trials, body = self._study.all_trials, self._study.changed_body
-        failed = self._study.numbers(State.FAILED)
+        body, failed = self._study.changed_body, self._study.numbers(State.FAILED)
+        trials = self._study.all_trials if failed else ()
         return [number for number in failed if failed_in_another_body(trials[number], body)]
 
     # What runs next -------------------------------------------------------------------------------------------------
@@ -335,7 +336,8 @@ class SearchLoop:
     def _start_trials(self) -> Ending | None:
         """Start trials until `jobs` of them run; return why no more will start, or None."""
         while len(self._running) < self._options.jobs and not self._controls.is_paused:
-            trials = self._study.all_trials
+            # Not `all_trials`, which is a new tuple after each trial: a study may hold very many.
+            n_known = self._study.n_trials
             counted = self._counted()
             elsewhere = sum(number not in self._running for number in self._study.numbers(State.RUNNING))
             if counted >= self._options.trials:
@@ -349,12 +351,12 @@ class SearchLoop:
                 text = f"{counted} of {self._options.trials} trials are done and {elsewhere} run in another process."
                 return Ending("elsewhere", text)
             try:
-                planned = self._next_point(trials)
+                planned = self._next_point(n_known)
                 if isinstance(planned, Ending):
                     return planned
                 if self._abandoned() is not None:  # requested while the proposer was working
                     return None
-                self._start_trial(planned, n_known=len(trials))
+                self._start_trial(planned, n_known=n_known)
             except EngineError as error:
                 return Ending("broken", str(error))
         return None
@@ -374,49 +376,52 @@ class SearchLoop:
             text += " They were run with another body; the option fresh begins anew."
         return Ending("done", text)
 
-    def _next_point(self, trials: Sequence[Trial]) -> _NextPoint | Ending:
+    def _next_point(self, n_known: int) -> _NextPoint | Ending:
+        """Return what to run next in a study of so many trials, or why nothing is left."""
         # Also trials of processes that have died since this search began.
         # A trial that another machine has given up still runs here, and must not be started twice.
         for number in (*self._study.numbers(State.INTERRUPTED), *self._failed_in_another_body()):
             # Another thread may have read the study since.
-            if number < len(trials) and number not in self._running:
-                again = trials[number]
+            if number < n_known and number not in self._running:
+                again = self._study.all_trials[number]
                 return _NextPoint(again.point, number, again.note, again.reason)
         if isinstance(self._until, NoGain):
-            reason = self._until.verdict([trial for trial in trials if not is_reevaluation(trial)], self._study.goal)
+            measured = [trial for trial in self._study.all_trials if not is_reevaluation(trial)]
+            reason = self._until.verdict(measured, self._study.goal)
             if reason:
-                return self._next_reevaluation(trials, is_over=True) or Ending("until", reason)
-        point = self._start_points.next(trials)
+                return self._next_reevaluation(is_over=True) or Ending("until", reason)
+        point = self._start_points.next(self._study)
         if point is not None:
             return _NextPoint(point, reason="A start point.")
         queued = self._study.take_queued()
         if queued is not None:
             return _NextPoint(queued, reason="Queued by hand.")
-        repeat = self._next_reevaluation(trials)
+        repeat = self._next_reevaluation()
         if repeat is not None:
             return repeat
         try:
-            proposal = self._proposer.propose(len(trials), self._search.histories.history_of(trials, self._study.goal))
+            trials = self._study.all_trials[:n_known] if getattr(self._proposer, "needs_history", True) else ()
+            proposal = self._proposer.propose(n_known, self._search.histories.history_of(trials, self._study.goal))
         except SpaceExhausted as error:
-            return self._next_reevaluation(trials, is_over=True) or Ending("exhausted", str(error))
+            return self._next_reevaluation(is_over=True) or Ending("exhausted", str(error))
         if isinstance(self._until, GainBelow):
             reason = self._until.verdict(proposal.expected_gain)
             if reason:
-                return self._next_reevaluation(trials, is_over=True) or Ending("until", reason)
+                return self._next_reevaluation(is_over=True) or Ending("until", reason)
         for warning in proposal.warnings:
-            self._add_trial_remark(warning, len(trials))
+            self._add_trial_remark(warning, n_known)
         search = {"search_seed": self._options.seed, "sampler": self._options.sampler}
         return _NextPoint(proposal.point, note={**proposal.note, **search}, reason=proposal.reason)
 
-    def _next_reevaluation(self, trials: Sequence[Trial], *, is_over: bool = False) -> _NextPoint | None:
+    def _next_reevaluation(self, *, is_over: bool = False) -> _NextPoint | None:
         """Return a point to run again if this is one of the last trials, which are reserved for that.
 
         Args:
-            trials: Of the study.
             is_over: A stop rule has ended the search, so the last trials are due now.
         """
         if self._reevaluation is None:
             return None
+        trials = self._study.all_trials
         n_run = n_reevaluations(trials)
         n_taken = self._counted() + len(self._study.numbers(State.RUNNING))
         is_due = is_over or n_run > 0 or n_taken >= self._options.trials - self._options.finalists
@@ -430,7 +435,7 @@ class SearchLoop:
 
     def _start_trial(self, planned: _NextPoint, n_known: int) -> None:
         """Start a trial. If another process has begun it, nothing starts, and the next point is looked for again."""
-        number = len(self._study.all_trials) if planned.number is None else planned.number
+        number = self._study.n_trials if planned.number is None else planned.number
         try:
             trial = self._study.begin(
                 planned.point,
@@ -461,8 +466,9 @@ class SearchLoop:
     def _submit(self, trial: Trial, repeat: int) -> None:
         seed = trial.seed if repeat == 0 else trial_seed(self._options.seed, trial.number, repeat)
         # A re-evaluation is measured to its end.
-        trials = self._study.all_trials
-        pruning_rule = None if is_reevaluation(trial) else self._pruning_rules.pruning_rule(trial.number, trials)
+        is_pruned = self._pruner.rule != "none" and not is_reevaluation(trial)
+        trials = self._study.all_trials if is_pruned else ()
+        pruning_rule = self._pruning_rules.pruning_rule(trial.number, trials) if is_pruned else None
         try:
             self._engine.submit(
                 Assignment(trial.number, trial.point, seed, repeat, pruning_rule), self._options.trial_timeout_seconds
@@ -581,9 +587,12 @@ class _StartPoints:
         self._missing = list(points)
         self._n_seen = 0
 
-    def next(self, trials: Sequence[Trial]) -> Point | None:
-        """Return the first one, or None. The trials are those of the last call and newer ones."""
-        for trial in trials[self._n_seen :] if self._missing else ():
+    def next(self, study: Study) -> Point | None:
+        """Return the first one, or None. The study is that of the last call."""
+        if not self._missing:
+            return None
+        trials = study.all_trials
+        for trial in trials[self._n_seen :]:
             point = trial.point
             if point in self._missing:
                 self._missing.remove(point)

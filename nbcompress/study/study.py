@@ -141,7 +141,7 @@ class Study(PredictingStudy):
                 raise TrialConflict(f"Trial {number} of study {self.name!r} is run again by another process already.")
             self._running[begun.trial.number] = trial_id
             self._reports.pop(begun.trial.number, None)  # of an earlier run that another tool ended
-            return self._listed().trials[begun.trial.number]
+            return self._listed()[begun.trial.number]
 
     def report(self, number: int, metric: str, step: int, value: float) -> None:
         """Record an intermediate value of a trial that this object runs. It is stored when the trial ends.
@@ -196,7 +196,7 @@ class Study(PredictingStudy):
                 by_number.pop(ended.number, None)
             self._store.changed.add(ended.number)
             self._store.refresh()
-            return self._listed().trials[ended.number]
+            return self._listed()[ended.number]
 
     def abandon(self) -> None:
         """Record every trial that this object runs as interrupted. A search calls it at its end, however it ends."""
@@ -319,6 +319,12 @@ class Study(PredictingStudy):
         """Every trial, in the order of their numbers."""
         with self._store.locked():
             return self._listed().trials
+
+    @property
+    def n_trials(self) -> int:
+        """How many trials the study has, in any state."""
+        with self._store.locked():
+            return len(self._listed())
 
     @property
     def n_counted(self) -> int:
@@ -588,9 +594,7 @@ class Study(PredictingStudy):
 
     def _as_shown(self, trial: Trial) -> Trial:
         """Return a stored trial with the values that it keeps and, while it runs here, with its reports so far."""
-        if trial.number in self._unrecorded:
-            return replace(self._unrecorded[trial.number], kept=KeptValues(self._slot, trial.number))
-        if trial.number in self._running:
-            reports = {metric: dict(steps) for metric, steps in self._reports.get(trial.number, {}).items()}
-            return replace(trial, kept=KeptValues(self._slot, trial.number), reports=reports)
-        return replace(trial, kept=KeptValues(self._slot, trial.number))
+        shown, changed = self._unrecorded.get(trial.number, trial), {}
+        if shown is trial and trial.number in self._running:
+            changed["reports"] = {name: dict(steps) for name, steps in self._reports.get(trial.number, {}).items()}
+        return replace(shown, kept=KeptValues(self._slot, trial.number), **changed)

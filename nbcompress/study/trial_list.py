@@ -41,6 +41,10 @@ class TrialList:
     def __len__(self) -> int:
         return len(self._trials)
 
+    def __getitem__(self, number: int) -> Trial:
+        """Return one trial. `trials` copies them all after each change."""
+        return self._trials[number]
+
     def put(self, trial: Trial) -> None:
         """Add the next trial, or replace the one of that number."""
         if trial.number == len(self._trials):

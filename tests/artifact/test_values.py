@@ -171,6 +171,10 @@ def forged(structure: bytes, blob: bytes = b"") -> bytes:
     "structure",
     [
         b"[" * 9000,
+        b'["array", ",f4", [1]]',
+        b'["array", "(1,)<f4", [1]]',
+        b'["scalar", "<f4,<f4", []]',
+        b'["array", "<M8[s]", [1]]',
         b'["=",1.5]',
         b'["code","print(1)"]',
         b'["tensor","float32",[1099511627776,1099511627776]]',

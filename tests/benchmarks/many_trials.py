@@ -4,7 +4,7 @@
     python tests/benchmarks/many_trials.py suggest [N ...]      CPU seconds of a suggestion of `gp`, and its memory
     python tests/benchmarks/many_trials.py pending [N ...]      the same while 64 trials run
     python tests/benchmarks/many_trials.py subset               scores with the best share of a subset varied
-    python tests/benchmarks/many_trials.py workers [SEED ...]   scores by the number of workers, against Optuna
+    python tests/benchmarks/many_trials.py workers [PEER ...] [SEED ...]    scores by workers, against Optuna
 
 Trials are simulated: a point is told as soon as a worker would be free. `workers` appends each search to
 `results/workers.jsonl` and leaves out those that are there, so it can be stopped at any time; at the end it prints the
@@ -178,13 +178,13 @@ def score(problem: Problem, peer: str, seed: int, workers: int) -> float:
     return problem.scores([problem.losses(point) for point in points], [problem.slacks(point) for point in points])[-1]
 
 
-def compare_workers(seeds: list[int]) -> None:
-    """Run what is missing, one seed of everything after the other, and print the median scores."""
+def compare_workers(seeds: list[int], peers: list[str]) -> None:
+    """Run what is missing, one seed of everything after the other, and print the median scores of all peers."""
     WORKER_RUNS.parent.mkdir(exist_ok=True)
     runs = [json.loads(line) for line in WORKER_RUNS.read_text().splitlines()] if WORKER_RUNS.exists() else []
     found = {(line["problem"], line["peer"], line["workers"], line["seed"]): line["score"] for line in runs}
     for seed in seeds:
-        for name, workers, peer in itertools.product(WORKER_PROBLEMS, WORKERS, WORKER_PEERS):
+        for name, workers, peer in itertools.product(WORKER_PROBLEMS, WORKERS, peers):
             key = (name, peer, workers, seed)
             if key not in found:
                 problem = next(problem for problem in PROBLEMS if problem.name == name)
@@ -199,7 +199,7 @@ def compare_workers(seeds: list[int]) -> None:
 
 
 def main() -> None:
-    what, sizes = sys.argv[1], [int(text) for text in sys.argv[2:]]
+    what, sizes = sys.argv[1], [int(text) for text in sys.argv[2:] if text.isdigit()]
     if what == "overhead":
         overhead(sizes or [100, 250, 1000, 3000, 10_000])
     elif what in ("suggest", "pending"):
@@ -207,7 +207,8 @@ def main() -> None:
     elif what == "subset":
         compare_subsets()
     elif what == "workers":
-        compare_workers(sizes or list(range(WORKER_SEEDS)))
+        peers = [peer for peer in WORKER_PEERS if peer in sys.argv[2:]]
+        compare_workers(sizes or list(range(WORKER_SEEDS)), peers or list(WORKER_PEERS))
     else:
         raise SystemExit(__doc__)
 

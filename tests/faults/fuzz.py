@@ -574,7 +574,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("fuzz.jsonl"))
     parser.add_argument("--seconds", type=float, default=800.0)
     options = parser.parse_args()
-    end, watch = time.monotonic() + options.seconds, Watch()
+    end, watch, memory = time.monotonic() + options.seconds, Watch(), Path("/dev/shm")
     lines = options.out.read_text().splitlines() if options.out.exists() else []
     done = {(line["kind"], line["seed"], line["n"]) for line in map(json.loads, lines)}
     for seed in range(*options.seeds):
@@ -582,9 +582,12 @@ def main() -> None:
             continue
         if time.monotonic() > end:
             return
-        with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-            last = options.out.with_suffix(f".{options.kind}")
+        with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+            # Beside the folder, so that the input that ends this process can be found. Not on a disk: that takes more
+            # time than reading it.
+            last = Path(folder).with_suffix(f".{options.kind}")
             result = batch(options.kind, seed, options.inputs, Path(folder), watch, last.write_bytes)
+            last.unlink()
         with options.out.open("a") as file:
             file.write(json.dumps(result) + "\n")
 

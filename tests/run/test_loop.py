@@ -41,6 +41,16 @@ def square(x: float) -> dict[str, float]:
     return {"loss": x * x}
 
 
+@pytest.mark.parametrize(("needs_history", "lengths"), [(True, [0, 1, 2, 3, 4]), (False, [0] * 5)])
+def test_a_proposer_that_needs_no_history_gets_none(needs_history: bool, lengths: list[int]) -> None:
+    proposer = Walk()
+    proposer.needs_history = needs_history  # type: ignore[attr-defined]
+    study, _ = searched(square, proposer=proposer)
+    assert [number for number, _ in proposer.seen] == list(range(5))
+    assert [len(history) for _, history in proposer.seen] == lengths
+    assert [trial.params["x"] for trial in study.all_trials] == [walk(number) for number in range(5)]
+
+
 def warning_body(x: float) -> dict[str, float]:
     """Warn as the library does of a broken model: in half of the trials, and more than once in each."""
     for _ in range(2):
@@ -792,7 +802,7 @@ def test_a_trial_that_runs_here_is_not_started_again_when_another_machine_gives_
     study.finish(replace(trial, state=State.INTERRUPTED))  # as another machine does
 
     def next_number() -> int | None:
-        planned = loop._next_point(study.all_trials)
+        planned = loop._next_point(study.n_trials)
         assert isinstance(planned, _NextPoint)
         return planned.number
 

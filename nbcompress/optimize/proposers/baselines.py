@@ -53,11 +53,17 @@ class GridProposer:
         raise AssertionError("`UntriedPoints` has raised SpaceExhausted already")
 
 
+def draws_are_distinct(encoder: SpaceEncoder) -> bool:
+    """Return whether the draws of two trials differ in practice: each point has a continuous coordinate."""
+    return bool((encoder.is_continuous & ~encoder.is_conditional).any())
+
+
 class RandomProposer:
     """The sampler `random`: uniform values of every parameter (uniform in the logarithm for a `log` parameter)."""
 
     def __init__(self, space: Space, seed: int = 0) -> None:
         self.encoder, self.seed = SpaceEncoder(space), seed
+        self.needs_history = not draws_are_distinct(self.encoder)
 
     def propose(self, number: int, history: History) -> Proposal:
         untried = UntriedPoints(self.encoder, history)
@@ -103,6 +109,7 @@ class SobolProposer:
 
     def __init__(self, space: Space, seed: int = 0) -> None:
         self.encoder, self.seed = SpaceEncoder(space), seed
+        self.needs_history = not draws_are_distinct(self.encoder)
 
     def propose(self, number: int, history: History) -> Proposal:
         untried = UntriedPoints(self.encoder, history)
