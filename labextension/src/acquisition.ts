@@ -36,10 +36,13 @@ export class Acquisition implements Part {
     this.#study = study;
     const surrogate = Surrogate.of(study);
     const through = centerTrial(study, surrogate ? this.selection.number : study.best);
-    const names = surrogate && through ? sortByImportance(study, Object.keys(through.params)) : study.slices.map((slice) => slice.parameter);
-    const name = names.find((known) => known === this.#parameter) ?? names[0];
+    // A trial may have parameters that the study has not, in data of another origin.
+    const known = new Set(study.parameters.map((parameter) => parameter.name));
+    const moved = surrogate && through ? sortByImportance(study, Object.keys(through.params)) : study.slices.map((slice) => slice.parameter);
+    const names = moved.filter((name) => known.has(name));
+    const name = names.find((other) => other === this.#parameter) ?? names[0];
     const slice = name === undefined ? undefined : this.#slice(study, surrogate, through, name);
-    const metric = slice?.metrics.find((known) => known.metric === this.#metric) ?? slice?.metrics[0];
+    const metric = slice?.metrics.find((other) => other.metric === this.#metric) ?? slice?.metrics[0];
     if (!slice || !metric || !slice.values.length) {
       this.#tools.replaceChildren();
       this.#caption.textContent = "";

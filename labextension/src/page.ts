@@ -9,7 +9,7 @@ export function startPage(): void {
   if (!place || !source) {
     return;
   }
-  const reading = readStudy(JSON.parse(source.textContent ?? "null"));
+  const reading = readStudy(parsed(source.textContent ?? ""));
   if ("refusal" in reading) {
     place.append(refusal(reading.refusal, null, null));
     return;
@@ -34,4 +34,13 @@ export function startPage(): void {
     folded.forEach((part) => (part.open = false));
     folded.clear();
   });
+}
+
+// Returns the data of a JSON text; of a text that is damaged null, which is refused as any other data without a study.
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }

@@ -15,6 +15,7 @@ export interface Scale {
 
 const PADDING = 0.06;
 const WIDE = 20;
+const ROUNDING = 1e-13;
 
 export function extent(values: Iterable<number>): [number, number] | null {
   let low = Infinity;
@@ -53,8 +54,9 @@ export function linearScale(domain: [number, number], range: [number, number], {
   const unit = size > 1e300 ? 1e20 : size < 1e-290 && size > 0 ? 1e-30 : 1;
   const [first, last] = [domain[0] / unit, domain[1] / unit];
   const span = last - first;
-  // A single value stands in the middle of an axis.
-  const edge = span === 0 ? Math.abs(first) / 2 || 1 : padded ? span * PADDING : 0;
+  // A single value stands in the middle of an axis, and so do values that differ by rounding only: between them there
+  // are too few numbers for ticks.
+  const edge = span <= ROUNDING * (size / unit) ? Math.abs(first) / 2 || 1 : padded ? span * PADDING : 0;
   const [low, high] = [first - edge, last + edge];
   const place = (value: number) => range[0] + ((value / unit - low) / (high - low)) * (range[1] - range[0]);
   const step = Math.max(niceStep(high - low, count), whole ? 1 / unit : 0);

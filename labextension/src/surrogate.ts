@@ -64,6 +64,15 @@ export class SlicedPredictions {
   }
 }
 
+// Returns whether the processes are of trials that are known, and have a value and a lengthscale for each.
+function isWhole({ processes, feasible, pending }: SurrogateData, nParameters: number, trials: ReadonlyMap<number, Point>): boolean {
+  const isKnown = (number: number): boolean => trials.has(number);
+  return (
+    [feasible, pending, ...processes.map((process) => process.trials)].every((numbers) => numbers.every(isKnown)) &&
+    processes.every(({ trials: fitted, y, lengthscales }) => y.length === fitted.length && lengthscales.length === nParameters)
+  );
+}
+
 export class Surrogate {
   static readonly #known = new WeakMap<SurrogateData, Surrogate>();
   readonly metrics: string[];
@@ -71,11 +80,12 @@ export class Surrogate {
   readonly #limits: Process[];
   readonly #gain: AcquisitionFormula | null;
 
-  // Returns the surrogate in the data of a study, or null. It is computed once for the same data.
+  // Returns the surrogate in the data of a study, or null without one or if the data contradict themselves. It is
+  // computed once for the same data.
   static of(study: Study): Surrogate | null {
     const data = study.surrogate;
     const trials = new Map(study.trials.map((trial) => [trial.number, trial.params]));
-    if (!data || !data.processes.every((process) => process.trials.every((number) => trials.has(number)))) {
+    if (!data || !isWhole(data, study.parameters.length, trials)) {
       return null;
     }
     const surrogate = Surrogate.#known.get(data) ?? new Surrogate(data, study.parameters, trials);

@@ -54,6 +54,10 @@ test("a linear scale holds for every finite domain", () => {
     [1, 1e308],
     [0, 5e-324],
     [1e-310, 2e-310],
+    // The same value but for rounding: with ticks between the two the page would never end.
+    [0.3, 0.1 + 0.2],
+    [1, 1 + Number.EPSILON],
+    [-1e30, -1e30 * (1 - Number.EPSILON)],
   ] as [number, number][]) {
     const scale = linearScale(domain, [0, 100]);
     const places = domain.map(scale);

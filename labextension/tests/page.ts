@@ -2,8 +2,13 @@
 
 import { Window } from "happy-dom";
 
+let opened: Window | null = null;
+
 export function openPage(): void {
-  const page = new Window({ url: "http://localhost/" });
+  void opened?.happyDOM.close();
+  // What a listener throws fails the test.
+  const page = new Window({ url: "http://localhost/", settings: { disableErrorCapturing: true } });
+  opened = page;
   const names = ["document", "window", "Node", "Element", "HTMLElement", "SVGElement", "Event", "MouseEvent", "KeyboardEvent"];
   for (const name of names) {
     Object.defineProperty(globalThis, name, { value: (page as unknown as Record<string, unknown>)[name], configurable: true });

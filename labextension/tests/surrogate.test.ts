@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
-import { readStudy, type Study } from "../src/data";
+import { readStudy, type ProcessData, type Study } from "../src/data";
 import { makeMaps } from "../src/heatmap";
 import { erfcx, logCdf, logH } from "../src/normal";
 import { completePoint, fromUnit, isActive, gridOf, toUnit, type Point } from "../src/space";
@@ -136,4 +136,22 @@ test("without its trials a surrogate is not evaluated", () => {
   assert.equal(Surrogate.of(sample("digits")), null);
   const damaged = { ...study, surrogate: { ...study.surrogate, processes: [{}] } };
   assert.ok("refusal" in readStudy(damaged));
+});
+
+test("a surrogate that contradicts its study is not evaluated", () => {
+  const { study } = JSON.parse(readFileSync(new URL("damped.json", FOLDER), "utf8")) as { study: Study };
+  const data = study.surrogate!;
+  const [first, ...rest] = data.processes as [ProcessData, ...ProcessData[]];
+  assert.ok(Surrogate.of(study));
+  const changes: Partial<typeof data>[] = [
+    { feasible: [...data.feasible, 99] },
+    { pending: [99] },
+    { processes: [{ ...first, y: first.y.slice(1) }, ...rest] },
+    { processes: [{ ...first, lengthscales: first.lengthscales.slice(1) }, ...rest] },
+  ];
+  for (const change of changes) {
+    const changed = { ...study, surrogate: { ...data, ...change } };
+    assert.ok("study" in readStudy(changed));
+    assert.equal(Surrogate.of(changed), null, JSON.stringify(Object.keys(change)));
+  }
 });

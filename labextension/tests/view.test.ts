@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { beforeEach, test } from "node:test";
+import type { Study } from "../src/data";
 import { refusal, StudyView } from "../src/view";
 import { byText, click, openPage, press } from "./page";
 import { NAMES, sample } from "./samples";
@@ -28,6 +30,20 @@ for (const name of NAMES) {
     assert.equal(document.querySelector(".nbc"), null);
   });
 }
+
+test("a parameter of the trials that the study has not is no axis of the surrogate", () => {
+  const { study } = JSON.parse(readFileSync(new URL("../../../tests/samples/surrogate/damped.json", import.meta.url), "utf8")) as { study: Study };
+  const trials = study.trials.map((trial) => ({ ...trial, params: { gone: 1, ...trial.params } }));
+  const view = new StudyView();
+  view.update({ ...study, trials });
+  click(byText(view.element, "[role=tab]", "Acquisition"));
+  const options = [...view.element.querySelectorAll("[aria-label='Surrogate and history'] option")].map((option) => option.textContent);
+  assert.deepEqual(
+    options.filter((name) => name === "gone"),
+    [],
+  );
+  assert.ok(options.length);
+});
 
 test("counts are those of the whole study, also if the data hold a part", () => {
   const view = new StudyView();

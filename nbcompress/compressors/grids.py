@@ -276,6 +276,60 @@ def _least(
     return best_s, best_z
 
 
+# Where grids of a few bits end, as shares of the largest weights, if rounding carries errors on to other weights: those
+# need room beyond the range that suits rounding to the nearest (a heuristic, see benchmarks.md#rounding).
+_RANGES = (1.0, 0.85, 0.7)
+
+
+def grids_by_range(tensor: Tensor, spec: GridSpec) -> list[Grid]:
+    """Grids for `tensor` that end at shares of the largest weights of each group, for 2 to 4 bits; else none.
+
+    Args:
+        tensor: As in `fit_grid`.
+        spec: Bits, symmetry and groups; its scales are not read.
+    """
+    if not 2 <= spec.bits <= 4 or spec.share < 1:
+        return []
+    if spec.is_turned:
+        return [grid.of_transposed for grid in grids_by_range(tensor.T, replace(spec, is_turned=False))]
+    grids = []
+    for share in _RANGES:
+        fitted = [_ranged(part, spec, share) for part in row_parts(tensor, spec.group)]
+        scale, zero = (torch.cat(numbers).cpu() for numbers in zip(*fitted, strict=True))
+        grids.append(Grid(spec.bits, spec.scheme, spec.group, scale, zero.to(torch.int32)))
+    return grids
+
+
+def _ranged(tensor: Tensor, spec: GridSpec, share: float) -> tuple[Tensor, Tensor]:
+    """Scales that end at a share of the largest weights, and the codes of zero."""
+    w, _ = _groups_of(tensor, spec.group)
+    low = w.amin(dim=(1, 2), keepdim=True).clamp(max=0) * share
+    high = w.amax(dim=(1, 2), keepdim=True).clamp(min=0) * share
+    most = spec.n_codes - 1
+    if spec.scheme == "affine":
+        s = _positive(high / most - low / most)
+        z = torch.round(-low / s).clamp(0, most)
+    else:
+        s = _positive(torch.maximum(-low, high) * (2 / most))
+        z = torch.full_like(s, spec.n_codes // 2)
+        if spec.bits <= _MOST_BITS_WITH_SIDES:
+            z = torch.where(-low >= high, z, z - 1)
+    return _storable(s, z, spec, tensor.dtype).flatten(), z.flatten()
+
+
+def with_scales(grid: Grid, scale: Tensor, dtype: torch.dtype) -> Grid:
+    """Return `grid` with other scales, positive and of its shape, rounded such that a file can hold them.
+
+    Args:
+        grid: The grid.
+        scale: Shape `(groups,)`.
+        dtype: Of the weights.
+    """
+    s, z = (numbers.reshape(-1, 1, 1).to("cpu", torch.float32) for numbers in (scale, grid.zero))
+    spec = GridSpec(grid.bits, grid.scheme, grid.group)
+    return replace(grid, scale=_storable(_positive(s), z, spec, dtype).flatten())
+
+
 def round_to_grid(tensor: Tensor, grid: Grid, *, is_pruned: bool = False) -> Tensor:
     """Round `tensor` to the nearest values of `grid`, in its own dtype and on its device.
 

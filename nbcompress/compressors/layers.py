@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import isfinite
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -217,8 +218,17 @@ def is_chosen(name: str, patterns: list[str] | None) -> bool:
     return patterns is None or _covers(patterns, name)
 
 
-def copied(model: nn.Module) -> nn.Module:
+# Parameters from this number of weights on can share memory with a copy. In smaller ones some models keep counters.
+_N_SHARED = 2**16
+
+
+def copied(model: nn.Module, *, shares_weights: bool = False) -> nn.Module:
     """Return a deep copy of `model`, with its record. Masks of `torch.nn.utils.prune` are taken over into the record.
+
+    Args:
+        model: The model.
+        shares_weights: Whether large parameters of the copy are new objects on the memory of the old ones, for a copy
+            that is only read. Nothing may be written into them in place.
 
     Raises:
         CompressionError: The model cannot be copied, or has no shapes yet.
@@ -226,8 +236,13 @@ def copied(model: nn.Module) -> nn.Module:
     missing = without_shape(model)
     if missing:
         raise CompressionError(missing)
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters() if shares_weights else ():
+        # A class of its own, or attributes, may mean more than the numbers.
+        if type(parameter) is nn.Parameter and not vars(parameter) and parameter.numel() >= _N_SHARED:
+            memo[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)
     try:
-        new = deep_copy(model)
+        new = deep_copy(model, memo)
     except Exception as err:  # a class may raise anything
         raise CompressionError(f"the model must allow copy.deepcopy, but {why_uncopied(model, err)}") from err
     take_over_masks_(new)

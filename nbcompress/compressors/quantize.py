@@ -17,7 +17,7 @@ from nbcompress.choices import SCALES
 from nbcompress.compressors.calibration import layers_of, why_no_layer
 from nbcompress.compressors.codebooks import quantize_codebook
 from nbcompress.compressors.codes import satisfies, without
-from nbcompress.compressors.grids import GridSpec, fit_grid, parse_granularity, round_to_grid
+from nbcompress.compressors.grids import GridSpec, fit_grid, grids_by_range, parse_granularity, round_to_grid
 from nbcompress.compressors.layers import Patterns, Target, check_choice, check_number, is_turned
 from nbcompress.compressors.losses import LossFunction, LossSpec
 from nbcompress.compressors.modes import outside_inference, with_progress
@@ -383,12 +383,18 @@ def _quantize_target_(
             return
         grid = fit_grid(values, spec, is_pruned=is_pruned)
         _warn_of_clipping(target.name, values, grid, spec)
-        rounded: Tensor | str = ""
+        rounded: tuple[Tensor, Grid] | str = ""
         if by_data:
+            # Scales that somebody chose stay.
+            has_choice = spec.scale == "error" and spec.group != "tensor"
+            grids = [grid, *(grids_by_range(values, spec) if has_choice else ())]
             tuning = session.fine_tune
-            rounded = rounded_by_data(session.model, target, grid, tuning.data, tuning.seed, is_pruned=is_pruned)
-        nearest = rounded if isinstance(rounded, Tensor) else round_to_grid(values, grid, is_pruned=is_pruned)
-        session.apply(target, TensorRecord(is_pruned, grid=grid), nearest, starts_at_values=isinstance(rounded, Tensor))
+            rounded = rounded_by_data(session.model, target, grids, tuning.data, tuning.seed, is_pruned=is_pruned)
+        if isinstance(rounded, str):
+            found = round_to_grid(values, grid, is_pruned=is_pruned)
+        else:
+            found, grid = rounded
+        session.apply(target, TensorRecord(is_pruned, grid=grid), found, starts_at_values=not isinstance(rounded, str))
         if isinstance(rounded, str) and rounded:
             session.leave_out({target.name: f"rounded to the nearest values: {rounded}"})
         return

@@ -6,8 +6,13 @@ Notation:
     U   upper Cholesky factor of the inverse of H: row k is all that the columns after k need to know of column k
 
 Columns are rounded one after the other, those of the largest inputs first. The error of a column is carried on to the
-columns that are not rounded yet, so that they make up for it. Scales and zeros are found before and stay. One layer is
-rounded after the other, on inputs that the rounded layers before it give; so only one H is in memory.
+columns that are not rounded yet, so that they make up for it. One layer is rounded after the other, on inputs that the
+rounded layers before it give; so only one H is in memory.
+
+Columns that take over errors leave the range that suits rounding to the nearest. So several grids are tried, and each
+output takes the one on which it changes least. In the end its scales s are fitted to the codes that were found: the
+output error `(w - Q s)' H (w - Q s)`, with the codes of each group in a column of Q, is least at the solution of
+`Q' H Q s = Q' H w`.
 
 References:
     Frantar et al. (2023), "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
@@ -17,7 +22,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +31,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from nbcompress.compressors.calibration import NOT_CALLED, input_rows, layers_of, run_with_hooks, why_no_layer
 from nbcompress.compressors.data import Batches
-from nbcompress.compressors.grids import group_rows, round_to_grid
+from nbcompress.compressors.grids import group_rows, round_to_grid, with_scales
 from nbcompress.compressors.layers import Target, is_turned
 from nbcompress.compressors.modes import evaluating, seeded
 from nbcompress.compressors.prune.activation_scores import MAX_COLUMNS, InputStatistics
@@ -65,6 +70,109 @@ def round_by_inputs(weight: Tensor, grid: Grid, moments: Tensor, *, is_pruned: b
     errors = [(((w - tried) @ moments) * (w - tried)).sum(2, keepdim=True) for tried in (carried, near)]
     best = torch.where(errors[0] < errors[1], carried, near)
     return best.reshape(weight.shape).to(weight.device, weight.dtype)
+
+
+def round_on_best(
+    weight: Tensor, grids: Sequence[Grid], moments: Tensor, *, is_pruned: bool = False
+) -> tuple[Tensor, Grid]:
+    """Round each output of `weight` on the one of several grids on which it changes least, and fit the scales to it.
+
+    Args:
+        weight: As in `round_by_inputs`.
+        grids: Of the same bits, scheme and groups. A single one keeps its scales.
+        moments: As in `round_by_inputs`.
+        is_pruned: Zeros stay zeros.
+
+    Returns:
+        Values of the shape, dtype and device of `weight`, and their grid. No output changes more, in the squared sum
+        over the inputs, than by `round_by_inputs` on the first grid.
+    """
+    values, grid = round_by_inputs(weight, grids[0], moments, is_pruned=is_pruned), grids[0]
+    if len(grids) == 1:
+        return values, grid
+    lowest = _output_errors(weight, values, moments)
+    for other in grids[1:]:
+        tried = round_by_inputs(weight, other, moments, is_pruned=is_pruned)
+        errors = _output_errors(weight, tried, moments)
+        values, grid, lowest = _better_outputs((values, grid, lowest), (tried, other, errors))
+    refitted, other = _refit(weight, grid, values, moments)
+    errors = _output_errors(weight, refitted, moments)
+    values, grid, _ = _better_outputs((values, grid, lowest), (refitted, other, errors))
+    return values, grid
+
+
+# Values, their grid, and the squared error of each output, shape `(out,)`.
+_Rounded = tuple[Tensor, Grid, Tensor]
+
+
+def _output_errors(weight: Tensor, values: Tensor, moments: Tensor) -> Tensor:
+    n_groups, n = moments.shape[0], moments.shape[-1]
+    w, v = (item.detach().to(moments.device, torch.float64).reshape(n_groups, -1, n) for item in (weight, values))
+    return (((w - v) @ moments) * (w - v)).sum(2).flatten()
+
+
+def _better_outputs(first: _Rounded, second: _Rounded) -> _Rounded:
+    """The one of less error, output by output; the first one where both are equal."""
+    (values, grid, errors), (other_values, other, other_errors) = first, second
+    better = other_errors < errors
+    of_values = better.to(values.device).reshape(-1, *(1,) * (values.ndim - 1))
+    of_groups = better.cpu().repeat_interleave(len(grid.scale) // len(better))
+    grid = replace(
+        grid,
+        scale=torch.where(of_groups, other.scale, grid.scale),
+        zero=torch.where(of_groups, other.zero, grid.zero),
+    )
+    return torch.where(of_values, other_values, values), grid, torch.where(better, other_errors, errors)
+
+
+# Outputs whose scales are fitted at once.
+_ROWS = 4096
+# A fitted scale is at most this many times the one before, or as many times smaller: rows of few codes determine theirs
+# badly. Those scales stay.
+_MOST_CHANGE = 3.0
+
+
+def _refit(weight: Tensor, grid: Grid, values: Tensor, moments: Tensor) -> tuple[Tensor, Grid]:
+    """The scales at which the outputs change least for the codes that `values` have, and the values on that grid."""
+    n_conv, n = moments.shape[0], moments.shape[-1]
+    shape, device = tuple(weight.shape), moments.device
+    scale, _ = grid.spread(shape, weight.device)
+    steps = (values.detach().float() / scale).round_()
+    size = grid.group if isinstance(grid.group, int) else n
+    n_blocks = -(-n // size)
+    filled = torch.nn.functional.pad
+    old = grid.scale.to(device, torch.float64).reshape(n_conv, -1, n_blocks)
+    q, w = (item.detach().reshape(n_conv, -1, n) for item in (steps, weight))
+    found = torch.empty_like(old)
+    for k, hessian in enumerate(filled(moments, (0, n_blocks * size - n, 0, n_blocks * size - n))):
+        for start in range(0, q.shape[1], _ROWS):
+            rows = slice(start, start + _ROWS)
+            codes, weights = (filled(item[k, rows].to(device, torch.float64), (0, len(hessian) - n)) for item in (q, w))
+            found[k, rows] = _scales_of_least_error(codes.unflatten(1, (n_blocks, size)), weights, hessian)
+    keeps = ~((found > old / _MOST_CHANGE) & (found < old * _MOST_CHANGE))
+    new = with_scales(grid, torch.where(keeps, old, found).flatten(), weight.dtype)
+    return (steps * new.spread(shape, weight.device)[0] + 0.0).to(weight.dtype), new
+
+
+def _scales_of_least_error(codes: Tensor, weights: Tensor, hessian: Tensor) -> Tensor:
+    """Solve `Q' H Q s = Q' H w` for each output.
+
+    Args:
+        codes: Steps away from zero, shape `(out, blocks, n / blocks)`.
+        weights: Shape `(out, n)`.
+        hessian: Shape `(n, n)`.
+
+    Returns:
+        Shape `(out, blocks)`. A little is added to the diagonal, so that codes of zero make no error.
+    """
+    blocks = codes.shape[1:]
+    products = [
+        ((codes[:, index] @ part).unflatten(1, blocks) * codes).sum(2)
+        for index, part in enumerate(hessian.unflatten(0, blocks))
+    ]
+    left, right = torch.stack(products, 1), ((weights @ hessian).unflatten(1, blocks) * codes).sum(2)
+    damping = 1e-4 * left.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-30
+    return torch.linalg.solve(left + damping * torch.eye(blocks[0], dtype=left.dtype, device=left.device), right)
 
 
 def _round_columns(w: Tensor, hessian: Tensor, rounder: _Rounder) -> Tensor:
@@ -330,9 +438,9 @@ def call_order(model: nn.Module, targets: Sequence[Target], data: object, seed: 
 
 
 def rounded_by_data(
-    model: nn.Module, target: Target, grid: Grid, data: object, seed: int, *, is_pruned: bool
-) -> Tensor | str:
-    """Return the values of `target` on `grid` by GPTQ, or the reason why its inputs are not known.
+    model: nn.Module, target: Target, grids: Sequence[Grid], data: object, seed: int, *, is_pruned: bool
+) -> tuple[Tensor, Grid] | str:
+    """Return the values of `target` by GPTQ and their grid, see `round_on_best`, or why its inputs are not known.
 
     Raises:
         CompressionError: The products of its inputs overflow.
@@ -341,7 +449,7 @@ def rounded_by_data(
     owner = model.get_submodule(target.name.rpartition(".")[0])
     if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) and len(target.names) == 1:
         # Each row is read alone, so no error of one row can make up for another: the nearest value is the best one.
-        return round_to_grid(target.parameter, grid, is_pruned=is_pruned)
+        return round_to_grid(target.parameter, grids[0], is_pruned=is_pruned), grids[0]
     readers = readers_of(model, target)
     if isinstance(readers, str):
         return readers
@@ -353,9 +461,10 @@ def rounded_by_data(
     try:
         if is_turned(model, target):
             # A grid of one scale is the same for the transposed tensor.
-            turned = grid if grid.group == "tensor" else grid.of_transposed
-            return round_by_inputs(target.parameter.T, turned, statistics.products, is_pruned=is_pruned).T
-        return round_by_inputs(target.parameter, grid, statistics.products, is_pruned=is_pruned)
+            turned = [grid if grid.group == "tensor" else grid.of_transposed for grid in grids]
+            values, grid = round_on_best(target.parameter.T, turned, statistics.products, is_pruned=is_pruned)
+            return values.T, grid if grid.group == "tensor" else grid.of_transposed
+        return round_on_best(target.parameter, grids, statistics.products, is_pruned=is_pruned)
     except RuntimeError as err:  # of torch.linalg, whose own class is not public in all versions
         raise CompressionError(
             f"{option('rounding', 'gptq')} cannot invert the products of inputs of {target.name!r}: use more data, or "
@@ -363,4 +472,4 @@ def rounded_by_data(
         ) from err
 
 
-__all__ = ["call_order", "moments_of", "readers_of", "round_by_inputs", "rounded_by_data"]
+__all__ = ["call_order", "moments_of", "readers_of", "round_by_inputs", "round_on_best", "rounded_by_data"]

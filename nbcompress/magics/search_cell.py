@@ -213,6 +213,7 @@ def _options(arguments: argparse.Namespace, body: CellBody, scope: Scope, baseli
         "original": scope.value(arguments.original),
         "test": scope.value(arguments.test),
         "baseline": baseline,
+        "sensitivity": scope.value(arguments.sensitivity),
         **_surrogate_parts(arguments, scope),
     }
     options = SearchOptions.from_arguments({**vars(arguments), **evaluated})

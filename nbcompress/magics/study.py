@@ -98,9 +98,11 @@ def proposer_of(study: Study) -> Proposer | None:
     from nbcompress.run.setup import proposer_of as proposer_of_search
 
     record = study.record.get("search", {})
-    if any(key not in record for key in PROPOSER_OPTIONS if key != "surrogate"):
+    optional = ("surrogate", "sensitivity")
+    if any(key not in record for key in PROPOSER_OPTIONS if key not in optional):
         return None
-    chosen = {key: from_record(record[key]) for key in PROPOSER_OPTIONS if key in record}
+    chosen = {key: from_record(record[key]) for key in PROPOSER_OPTIONS if key in record and key != "sensitivity"}
+    chosen["sensitivity"] = record.get("sensitivity")
     return proposer_of_search(SearchOptions(**chosen), study.space, study.goal)
 
 

@@ -94,11 +94,22 @@ def measure_latency(
         n_calls = [_warm_up(model, model_input, clock) for model, model_input in zip(copies, inputs, strict=True)]
         start = clock()
         while len(samples[-1]) < repeats:
-            for model_samples, model, model_input, n in zip(samples, copies, inputs, n_calls, strict=True):
-                model_samples.append(_timed(model, model_input, n, clock) / n * 1e3)
+            for index in _turns(len(copies), len(samples[-1])):
+                seconds = _timed(copies[index], inputs[index], n_calls[index], clock)
+                samples[index].append(seconds / n_calls[index] * 1e3)
             if len(samples[-1]) >= _MIN_SAMPLES and clock() - start > _BUDGET_S * len(copies):
                 break
     return [_latency(model_samples, threads) for model_samples in samples]
+
+
+def _turns(n: int, number: int) -> list[int]:
+    """The order of a round: each model comes first in turn, and every other round runs backwards.
+
+    What ran before decides what the processor's caches hold and how fast its clock is, so no model may always come
+    after the same other one.
+    """
+    order = [(number + index) % n for index in range(n)]
+    return order[::-1] if number % 2 else order
 
 
 def _warm_up(model: nn.Module, inputs: ModelInputs, clock: Callable[[], float]) -> int:
@@ -151,8 +162,12 @@ def onnx_model(model: nn.Module, inputs: ModelInputs, threads: int) -> tuple[Onn
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_onnx(model, evaluation_copy(model).cpu().float(), [example], path)
-        exact, usual = (OnnxSession(str(path), threads, is_exact=is_exact) for is_exact in (True, False))
-        difference = agreement(tensors_of(exact(example.tensors)), tensors_of(usual(example.tensors)))
+        # One session after the other: each holds the weights.
+        exact, usual = (
+            tensors_of(OnnxSession(str(path), threads, is_exact=is_exact)(example.tensors))
+            for is_exact in (True, False)
+        )
+        difference = agreement(exact, usual)
         return OnnxModel(str(path), threads), inputs, difference.error
 
 

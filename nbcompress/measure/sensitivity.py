@@ -78,6 +78,18 @@ class Sensitivity:
     rows: tuple[SensitivityRow, ...]
     left_out: Mapping[str, str]
 
+    def by_layer(self) -> dict[str, float]:
+        """Return how much the evaluation changes with each layer, as `sensitivity=` of a search takes it.
+
+        It is the mean size of the change over all levels; levels at which the evaluation failed are left out, and so is
+        a layer that failed at every level.
+        """
+        changes: dict[str, list[float]] = {}
+        for row in self.rows:
+            if row.change is not None:
+                changes.setdefault(row.layer, []).append(abs(row.change))
+        return {layer: sum(found) / len(found) for layer, found in changes.items()}
+
     def to_json(self) -> dict[str, Any]:
         """Plain data: dicts, lists, texts and numbers."""
         plain = asdict(self)

@@ -96,13 +96,14 @@ def insight_of(
     """Ask the surrogate of a proposer about a study.
 
     The result is empty if there is no feasible trial yet or the proposer has no surrogate. If the surrogate fails, the
-    result holds a warning instead of an exception, since the trials can be shown all the same. The slices of the most
-    important parameters are computed first, because the time limit may leave out the others.
+    result holds a warning instead of an exception, since the trials can be shown all the same. The slice of the most
+    important parameter is always computed. The time limit may leave out the others, which come in the order of
+    importance, and then what was learned of further objectives.
 
     Args:
         proposer: The proposer of the search.
         study: The study.
-        time_limit: Seconds after which no slice is started.
+        time_limit: Seconds after which no further slice and no further objective is started.
         should_continue: Called before each part of the work; the other parts are left out if it returns False.
         max_slices: The most slices.
         histories: The histories of the search, whose fitted models are used again; None fits new ones.
@@ -153,6 +154,13 @@ def _ask(
             return None
 
     calibration = calibration_of(0) if should_continue() else None
+    slices: list[dict[str, Any]] = []
+    for name in sorted(best.params, key=lambda name: -shares[name])[:max_slices]:
+        # One in any case: without a closed form, a page has no other predictions.
+        if (slices and time.monotonic() > end) or not should_continue():
+            break
+        predicted = slice_of(proposer, history, best.point, name)
+        slices.append(slice_data(name, predicted, study.goal, at=best.params[name]))
     objectives = [objective_data(metrics[0], shares, calibration)]
     for index in range(1, len(metrics)):
         # Without every objective the views show the first one alone.
@@ -161,12 +169,6 @@ def _ask(
         objectives.append(objective_data(metrics[index], importance(proposer, history, index), calibration_of(index)))
     if not 1 < len(objectives) == len(metrics):
         objectives = []
-    slices: list[dict[str, Any]] = []
-    for name in sorted(best.params, key=lambda name: -shares[name])[:max_slices]:
-        if time.monotonic() > end or not should_continue():
-            break
-        predicted = slice_of(proposer, history, best.point, name)
-        slices.append(slice_data(name, predicted, study.goal, at=best.params[name]))
     return SurrogateInsight(slices, shares, calibration, surrogate, objectives=objectives)
 
 

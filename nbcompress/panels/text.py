@@ -59,6 +59,8 @@ _UNSHOWABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 def clean(text: str) -> str:
     """Return `text` without terminal colours; characters that cannot be shown become U+FFFD."""
+    if text.isascii() and text.isprintable():  # most texts are, and a view has very many
+        return text
     return _UNSHOWABLE.sub("\ufffd", _ANSI.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
 
 

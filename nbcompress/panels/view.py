@@ -6,6 +6,7 @@ The data is JSON without NaN, bounded in size, and described by `schema/study.v1
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -61,8 +62,7 @@ def progress_of(goal: Goal, trials: Sequence[Trial]) -> ProgressCurve:
         return _best_so_far(goal, trials)
     measured = [losses_of(goal, trial) for trial in trials]
     limit = MAX_HYPERVOLUME_LOSS
-    losses = [None if loss is None else np.clip(loss, -limit, limit) for loss in measured]
-    known = np.array([loss for loss in losses if loss is not None])
+    known = np.array([loss for loss in measured if loss is not None]).clip(-limit, limit)
     if not len(known):
         return ProgressCurve("hypervolume", tuple(None for _ in trials))
     spread = known.max(axis=0) - known.min(axis=0)
@@ -70,10 +70,13 @@ def progress_of(goal: Goal, trials: Sequence[Trial]) -> ProgressCurve:
     front = np.empty((0, len(goal.objectives)))
     volume: float | None = None
     values: list[float | None] = []
-    for loss in losses:
-        if loss is not None and not (front <= loss).all(axis=1).any():
-            front = np.vstack([front[~(front >= loss).all(axis=1)], loss])
-            volume = float(hypervolume(front, reference))
+    rows = iter(known)
+    for loss in measured:
+        if loss is not None:
+            row = next(rows)
+            if not (front <= row).all(axis=1).any():
+                front = np.vstack([front[~(front >= row).all(axis=1)], row])
+                volume = float(hypervolume(front, reference))
         values.append(volume)
     point = {
         objective.metric: objective.loss(float(loss))
@@ -87,7 +90,7 @@ def losses_of(goal: Goal, trial: Trial) -> NDArray[np.float64] | None:
     if trial.state is not State.COMPLETE or not goal.is_feasible(trial.values):
         return None
     values = [trial.values.get(objective.metric) for objective in goal.objectives]
-    if any(value is None or not np.isfinite(value) for value in values):
+    if any(value is None or not math.isfinite(value) for value in values):
         return None
     return np.array(
         [objective.loss(value) for objective, value in zip(goal.objectives, values, strict=True) if value is not None]
@@ -420,7 +423,8 @@ def trial_data(trial: Trial, name: ShortNames, limits: ViewLimits) -> dict[str, 
 
 def kept_data(trials: Iterable[Trial], limits: ViewLimits) -> dict[str, JSON]:
     """Return the names of what trials keep, by number; only complete trials keep anything."""
-    kept = {str(trial.number): list(trial.kept) for trial in trials if trial.state is State.COMPLETE}
+    # Of an iterator, since a list of the mapping itself looks at the folder of the trial twice.
+    kept = {str(trial.number): list(iter(trial.kept)) for trial in trials if trial.state is State.COMPLETE}
     return {number: [shorten(key, limits.name) for key in keys[:20]] for number, keys in kept.items() if keys}
 
 

@@ -89,6 +89,7 @@ def search(
     kernel: Any = "matern52",
     mean: Any = "constant",
     surrogate: Any = None,
+    sensitivity: Mapping[str, Mapping[str, float]] | None = None,
     noise: str | Iterable[str] | Mapping[str, str] = (),
     pruner: str = "none",
     until: str | Until | None = None,
@@ -143,6 +144,9 @@ def search(
             function of the number of dimensions; an `nc.SurrogateSpec`; a function `(X, Y)` that returns a BoTorch
             model of X `(n, D)` in the unit cube and Y `(n, 1)`, standardized, larger is better; or a dict of these by
             metric. A model in training mode is fitted.
+        sensitivity: For `gp`, in a search with a constraint and a parameter for each layer (`each=`): by metric, what
+            was measured of each layer before, such as the loss of accuracy if only this one is compressed, or its
+            number of weights. Any unit, at least 0. See `nc.sensitivity(...).by_layer()`.
         noise: The metric that holds the standard deviation of the objective, or `"METRIC=NAME"`, or a list or dict of
             these. With `repeats` the spread of the runs is used where nothing is named.
         pruner: The rule of early stopping: `none`, `median`, `asha` or `hyperband`.

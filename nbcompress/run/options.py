@@ -173,6 +173,7 @@ class SearchOptions:
         start: Points to run first.
         baseline: Metrics of the original model, or None.
         sampler, acquisition, kernel, mean, surrogate: What proposes points; see `nbcompress.choices` and `nc.search`.
+        sensitivity: By metric, a number of at least 0 for each name of `each=`; see `nc.search`.
         noise: Pairs of a metric and of the metric that holds its standard deviation; no metric means the objective.
         pruner: The rule of early stopping.
         jobs: Trials at a time.
@@ -208,6 +209,7 @@ class SearchOptions:
     kernel: Any = field(default="matern52", metadata=_PROPOSING)
     mean: Any = field(default="constant", metadata=_PROPOSING)
     surrogate: Any = field(default=None, metadata=_PROPOSING)
+    sensitivity: Mapping[str, Mapping[str, float]] | None = field(default=None, metadata=_PROPOSING)
     noise: tuple[tuple[str, str], ...] = field(default=(), metadata=_STEERING)
     pruner: str = field(default="none", metadata=_STEERING)
     jobs: int = field(default=1, metadata=_SEARCH)
@@ -236,6 +238,7 @@ class SearchOptions:
                 checked[name] = float(value)  # a number of NumPy, which JSON does not have
         checked["keep"] = names_of("keep", self.keep)
         checked["noise"] = _noise(self.noise)
+        checked["sensitivity"] = _sensitivity(self.sensitivity)
         checked["start"] = _points(self.start)
         checked["baseline"] = _metrics(self.baseline)
         if self.on_interrupt not in INTERRUPTS:
@@ -304,7 +307,7 @@ class SearchOptions:
             part = declared.metadata.get("record")
             if part is not None and not (declared.metadata.get("optional") and getattr(self, declared.name) is None):
                 found[part][declared.name.replace("_", " ")] = _as_json(getattr(self, declared.name))
-        for name in ("surrogate", "noise"):
+        for name in ("surrogate", "sensitivity", "noise"):
             if not found["search"][name]:
                 del found["search"][name]
         found["search"]["until"] = None if self.until is None else str(self.until)
@@ -343,6 +346,8 @@ def _as_json(value: Any) -> Any:
         return value
     if isinstance(value, tuple):
         return [list(pair) if isinstance(pair, tuple) else pair for pair in value]
+    if isinstance(value, Mapping) and all(isinstance(numbers, Mapping) for numbers in value.values()):
+        return {metric: dict(numbers) for metric, numbers in value.items()}
     from nbcompress.optimize.surrogates.protocol import record_of
 
     return record_of(value)
@@ -379,6 +384,33 @@ def _noise(given: Any) -> tuple[tuple[str, str], ...]:
     if len(set(metrics)) < len(metrics):
         raise GoalError(f"{option('noise')} names each metric once, but got {shown(given)}.")
     return tuple(pairs)
+
+
+def _sensitivity(given: Any) -> dict[str, dict[str, float]] | None:
+    """Return the option `sensitivity` as plain numbers: by metric, then by name of `each=`.
+
+    Raises:
+        GoalError: It is no such dict, or a number is negative or not finite.
+    """
+    if given is None:
+        return None
+    example = option("sensitivity", {"accuracy": {"conv1": 0.2, "conv2": 0.01}})
+    if not isinstance(given, Mapping) or not all(isinstance(numbers, Mapping) for numbers in given.values()):
+        raise GoalError(
+            f"{option('sensitivity')} is a dict by metric of dicts by name of each=, such as {example}, but got "
+            f"{shown(given)}. The result of nc.sensitivity is one of these as result.by_layer()."
+        )
+    found: dict[str, dict[str, float]] = {}
+    for metric, numbers in given.items():
+        for member, value in numbers.items():
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            if not is_number or not 0 <= value < math.inf:
+                raise GoalError(
+                    f"{option('sensitivity')} has a number of at least 0 for each name, but that of {member!r} for "
+                    f"{metric!r} is {shown(value)}. Write the size of the change, without its sign."
+                )
+        found[metric] = {name: float(value) for name, value in numbers.items()}
+    return found
 
 
 def noise_names(noise: Iterable[Sequence[str]], goal: Goal) -> dict[str, str]:

@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from nbcompress.study import Study
 
 
-def by_role(surrogate: Any, goal: Goal) -> Any:
-    """Return the option `surrogate` as a proposer takes it: a dict by metric becomes one by `loss j` and `slack j`.
+def by_role(given: Any, goal: Goal, keyword: str = "surrogate") -> Any:
+    """Return an option as a proposer takes it: a dict by metric becomes one by `loss j` and `slack j`.
 
     Raises:
         GoalError: A key is no metric of the goal.
     """
-    if not isinstance(surrogate, Mapping):
-        return surrogate
-    for metric in surrogate:
+    if not isinstance(given, Mapping):
+        return given
+    for metric in given:
         if metric not in goal.metrics:
             raise GoalError(
-                f"{option('surrogate')} as a dict is by metric ({', '.join(goal.metrics)}), but got {metric!r}."
+                f"{option(keyword)} as a dict is by metric ({', '.join(goal.metrics)}), but got {metric!r}."
                 f"{did_you_mean(metric, goal.metrics)}"
             )
-    losses = {f"loss {j}": surrogate.get(part.metric) for j, part in enumerate(goal.objectives)}
-    return losses | {f"slack {j}": surrogate.get(part.metric) for j, part in enumerate(goal.constraints)}
+    losses = {f"loss {j}": given.get(part.metric) for j, part in enumerate(goal.objectives)}
+    return losses | {f"slack {j}": given.get(part.metric) for j, part in enumerate(goal.constraints)}
 
 
 def is_larger_better(metric: str, goal: Goal) -> bool:

@@ -84,6 +84,8 @@ def proposer_of(options: SearchOptions, space: Space, goal: Goal) -> Proposer:
     from nbcompress.run.predictor import by_role
 
     arguments = {**options.proposer_arguments, "surrogate": by_role(options.surrogate, goal)}
+    sensitivity = by_role(options.sensitivity, goal, "sensitivity") or {}
+    arguments["sensitivity"] = {role: numbers for role, numbers in sensitivity.items() if numbers is not None}
     labels = {f"loss {j}": part.metric for j, part in enumerate(goal.objectives)} | {
         f"slack {j}": part.metric for j, part in enumerate(goal.constraints)
     }

@@ -5,6 +5,7 @@ Files stay open between requests, so that a journal is read as it grows. A file 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import hmac
 import json
@@ -12,7 +13,8 @@ import os
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,22 @@ class _OpenFile:
         """Return whether what is new in the file with that identity can be read, or nothing is new."""
         is_same_file = identity[:2] == self.identity[:2] and identity[2] >= self.identity[2]
         return identity == self.identity or (self.is_journal and is_same_file)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Search for no reference cycles meanwhile, since Python would look at all trials that were read so far many times.
+
+    It would take a third of the time in which a study of 10,000 trials is read. If two threads read files, the first
+    one that ends turns the search on again for both.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _identity(path: str) -> tuple[int, ...]:
@@ -208,8 +226,9 @@ class StudyReader:
             if known is not None:
                 self._files.move_to_end(where)
         if known is None or not known.can_continue(identity):
-            handle = open_for_reading(where)
-            known = _OpenFile(handle, identity, _read_studies(handle), not is_sqlite(where))
+            with _without_garbage_collection():
+                handle = open_for_reading(where)
+                known = _OpenFile(handle, identity, _read_studies(handle), not is_sqlite(where))
             with self._lock:
                 self._files[where] = known
                 while len(self._files) > MAX_OPEN:

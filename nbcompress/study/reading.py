@@ -25,7 +25,7 @@ from nbcompress.study.optuna_distributions import parameter_of
 from nbcompress.study.storage import StorageHandle, open_storage, translate_errors, undamaged
 from nbcompress.study.study import Study
 from nbcompress.study.trial_list import trials_table
-from nbcompress.study.trial_store import read_attribute
+from nbcompress.study.trial_store import BEGIN_KEY, read_attribute
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -59,6 +59,9 @@ def open_for_reading(path: str | os.PathLike[str]) -> StorageHandle:
     Args:
         path: A journal, or an SQLite file with the tables of Optuna. The latter is read once, now.
 
+    Returns:
+        The storage. If it is a journal, the trials of our studies have no parameters for Optuna, only for us.
+
     Raises:
         StudyError: It is neither.
     """
@@ -77,7 +80,30 @@ def open_for_reading(path: str | os.PathLike[str]) -> StorageHandle:
     except (OSError, sqlite3.Error) as error:
         raise StudyError(f"The database {where} cannot be read: {first_line(error)}.") from error
     with undamaged(where):
-        return StorageHandle(JournalStorage(JournalFile(where, create=False)), where, nullcontext(), None)
+        journal = JournalFile(where, create=False, lighten=_OwnTrials())
+        return StorageHandle(JournalStorage(journal), where, nullcontext(), None)
+
+
+class _OwnTrials:
+    """Removes Optuna's copy of the parameters from the trials of our studies.
+
+    Our own record of a trial holds them, too, and Optuna takes longer for its copy than for everything else.
+    """
+
+    def __init__(self) -> None:
+        from optuna.storages.journal._storage import JournalOperation
+
+        self._attribute, self._trial = JournalOperation.SET_STUDY_USER_ATTR, JournalOperation.CREATE_TRIAL
+        self._study_ids: set[int] = set()
+
+    def __call__(self, operation: dict[str, Any]) -> None:
+        if operation["op_code"] == self._trial:
+            # Another program may have copied trials of ours into a study of its own.
+            if operation.get("study_id") in self._study_ids and BEGIN_KEY in (operation.get("user_attrs") or ()):
+                operation.pop("params", None)
+                operation.pop("distributions", None)
+        elif operation["op_code"] == self._attribute and HEADER_KEY in operation["user_attr"]:
+            self._study_ids.add(operation["study_id"])
 
 
 def _sqlite_copy(path: str) -> BaseStorage:

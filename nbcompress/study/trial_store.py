@@ -182,43 +182,32 @@ def end_attributes(trial: Trial) -> list[tuple[str, Any]]:
     return attribute_items(END_KEY, end, "the end of a trial")
 
 
-def read_run(frozen: FrozenTrial) -> Run | None:
-    """Return the run that a trial of Optuna's records, or None if nbcompress did not write it."""
+def read_run(frozen: FrozenTrial, number: int = -1) -> Run | None:
+    """Return the run that a trial of Optuna's records, or None if nbcompress did not write it.
+
+    Args:
+        frozen: Optuna's trial.
+        number: Of our trial, if this is its first run. Later runs have stored it.
+    """
     begin = read_attribute(frozen.user_attrs, BEGIN_KEY)
     if begin is None:
         return None
+    end = read_attribute(frozen.user_attrs, END_KEY)
+    if end is not None:
+        result = _read_end(end)
+    else:
+        # If it has ended without a record, another process, or another tool of Optuna, gave it up.
+        result = {"state": State.INTERRUPTED if frozen.state.is_finished() else State.RUNNING}
+    if "started" in begin:
+        result.setdefault("started", float(begin["started"]))
     trial = Trial(
-        number=int(begin.get("repeats", -1)),
-        state=State.RUNNING,
+        number=int(begin.get("repeats", number)),
         params=dict(begin["point"]),
         seed=int(begin["seed"]),
         note=dict(begin["note"]),
         reason=str(begin["reason"]),
-        started=None if "started" not in begin else float(begin["started"]),
+        **result,
     )
-    end = read_attribute(frozen.user_attrs, END_KEY)
-    if end is not None:
-        started, ended = map(float, end["time"]) if "time" in end else (trial.started, None)
-        trial = replace(
-            trial,
-            started=started,
-            ended=ended,
-            worker=str(end.get("worker", "")),
-            state=State(end["state"]),
-            values={name: float(value) for name, value in end.get("values", {}).items()},
-            seconds=None if "seconds" not in end else float(end["seconds"]),
-            failure=Failure(*map(str, end["failure"])) if "failure" in end else None,
-            printed=str(end.get("printed", "")),
-            spreads={name: float(value) for name, value in end.get("spreads", {}).items()},
-            n_runs=int(end.get("runs", 1)),
-            reports={
-                metric: {int(step): float(value) for step, value in steps}
-                for metric, steps in end.get("reports", {}).items()
-            },
-        )
-    elif frozen.state.is_finished():
-        # Another process, or another tool of Optuna, gave it up.
-        trial = replace(trial, state=State.INTERRUPTED)
     return Run(
         trial_id=frozen._trial_id,
         trial=trial,
@@ -229,6 +218,29 @@ def read_run(frozen: FrozenTrial) -> Run | None:
         is_final=frozen.state.is_finished(),
         n_heartbeats=int(frozen.user_attrs.get(HEARTBEATS_KEY, 0)),
     )
+
+
+def _read_end(end: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a trial that its end record holds."""
+    fields: dict[str, Any] = {
+        "state": State(end["state"]),
+        "values": {name: float(value) for name, value in end.get("values", {}).items()},
+        "worker": str(end.get("worker", "")),
+        "printed": str(end.get("printed", "")),
+        "spreads": {name: float(value) for name, value in end.get("spreads", {}).items()},
+        "n_runs": int(end.get("runs", 1)),
+        "reports": {
+            metric: {int(step): float(value) for step, value in steps}
+            for metric, steps in end.get("reports", {}).items()
+        },
+    }
+    if "time" in end:
+        fields["started"], fields["ended"] = map(float, end["time"])
+    if "seconds" in end:
+        fields["seconds"] = float(end["seconds"])
+    if "failure" in end:
+        fields["failure"] = Failure(*map(str, end["failure"]))
+    return fields
 
 
 def optuna_state(state: State) -> TrialState:
@@ -363,7 +375,7 @@ class TrialStore:
         unconfirmed: dict[int, float] = {}
         changed: set[int] = set()
         for frozen in stored:
-            run = read_run(frozen)
+            run = read_run(frozen, self._number_of(frozen._trial_id))
             if run is None:
                 continue
             if run.trial.state is State.COMPLETE and (missing := self.goal.missing_metrics(run.trial.values)):
@@ -409,6 +421,10 @@ class TrialStore:
         self._n_read = len(every)
         return stored
 
+    def _number_of(self, trial_id: int) -> int:
+        """Return the number of the trial that a run belongs to; of a new run, if it is the first one of its trial."""
+        return self._open_runs[trial_id][0] if trial_id in self._open_runs else len(self._runs)
+
     def _put(self, run: Run) -> int | None:
         """Enter a run that is new or was not final; return the number of its trial if that may have changed."""
         if run.trial_id not in self._open_runs:
@@ -422,7 +438,6 @@ class TrialStore:
                 self.taken_keys.add(run.queue_key)
         number, index = self._open_runs[run.trial_id]
         runs = self._runs[number]
-        run = replace(run, trial=replace(run.trial, number=number))
         if run.is_final:
             del self._open_runs[run.trial_id]
         if runs[index : index + 1] == [run]:

@@ -95,6 +95,10 @@ class Chain:
         yield from self.stored()
         yield "export", self.exported(self.model)
 
+    def only_export(self) -> Iterator[Step]:
+        """Without the other operations; at 1 billion parameters with the weights in a file of their own."""
+        yield "export", self.exported(self.model)
+
     def bits8(self) -> Iterator[Step]:
         yield "quantize", self.shrunk(lambda model: nc.quantize(model, 8))
         yield from self.stored()
@@ -154,6 +158,7 @@ class Chain:
 
 CHAINS: dict[str, Callable[[Chain], Iterator[Step]]] = {
     "plain": Chain.plain,
+    "only export": Chain.only_export,
     "8 bits": Chain.bits8,
     "4 bits in groups": Chain.groups,
     "prune": Chain.prune,
@@ -204,19 +209,23 @@ def measured() -> list[dict[str, str]]:
 def measure(size: int, name: str) -> None:
     """Run a chain in a process of its own and append its rows."""
     command = [sys.executable, __file__, "--one", str(size), name]
-    done = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE)
     TABLE.parent.mkdir(parents=True, exist_ok=True)
     is_new = not TABLE.exists()
-    with TABLE.open("a", newline="", encoding="utf-8") as file:
+    # Rows are written as they come: a chain that is ended in between leaves what it measured.
+    with (
+        TABLE.open("a", newline="", encoding="utf-8") as file,
+        subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as process,
+    ):
         writer = csv.writer(file)
         if is_new:
             writer.writerow(COLUMNS)
-        for line in done.stdout.splitlines():
+        for line in process.stdout or ():
             if line.startswith("["):
                 writer.writerow(json.loads(line))
-                print(line, flush=True)
-    if done.returncode:
-        print(f"{size} {name}: ended with {done.returncode}", flush=True)
+                file.flush()
+                print(line, end="", flush=True)
+    if process.returncode:
+        print(f"{size} {name}: ended with {process.returncode}", flush=True)
 
 
 def print_table() -> None:
@@ -242,7 +251,13 @@ def print_table() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", type=int, default=[23, 110, 350], choices=list(SHAPES))
-    parser.add_argument("--chains", nargs="+", default=list(CHAINS), choices=list(CHAINS), metavar="CHAIN")
+    parser.add_argument(
+        "--chains",
+        nargs="+",
+        default=[name for name in CHAINS if name != "only export"],
+        choices=list(CHAINS),
+        metavar="CHAIN",
+    )
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no chain after so many seconds")
     parser.add_argument("--table", action="store_true", help="print the table of what was measured")
     parser.add_argument("--one", nargs=2, metavar=("SIZE", "CHAIN"), help=argparse.SUPPRESS)

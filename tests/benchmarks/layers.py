@@ -6,9 +6,11 @@
     python tests/benchmarks/layers.py --report                    tables from the runs so far
 
 `uniform` is what a person would do by hand: all layers share bits and amount, on a grid of as many points as there are
-trials. `uniform, fine` is the same grid with 1,000 points, which are 200 amounts for each number of bits. The problems
-are in `layer_problems.py`; `layers30` and `pruned layers`, without a budget, are those of `search.py`, and their peers
-are taken from its kept runs. Every run is one line of `results/layers.jsonl`; a run that is there is not repeated, and
+trials. `uniform, fine` is the same grid with 1,000 points, which are 200 amounts for each number of bits. `measured` is
+ours with `sensitivity=`: by how much the error grows and the size falls if one layer alone is pruned as far as
+possible. These measurements, one for each layer, need no tuning and are not counted as trials. The problems are in
+`layer_problems.py`; `layers30` and `pruned layers`, without a budget, are those of `search.py`, and their peers are
+taken from its kept runs. Every run is one line of `results/layers.jsonl`; a run that is there is not repeated, and
 `--again ours` removes those of a peer. Scores are errors above the best (formulas), errors (networks) or the missing
 share of the hypervolume (fronts): less is better. One thread.
 """
@@ -23,19 +25,20 @@ from pathlib import Path
 import numpy as np
 import one_thread  # noqa: F401 (before NumPy and PyTorch, which read it once)
 import pandas as pd
-from layer_problems import LAYER_PROBLEMS
+from layer_problems import BITS, LAYER_PROBLEMS, MOST
 from problems import PROBLEMS, Problem
 from pruned_layers import PRUNED_LAYERS
-from search import begin, forget, read, search_all, seeds_of
-from search_peers import PEERS
+from search import begin, forget, inabilities, read, search_all, seeds_of
+from search_peers import PEERS, Ours, Unable
 from search_tables import OURS, duel, scored, wide_of
 
+from nbcompress.optimize import proposer
 from nbcompress.space import Choice, Point
 
 RESULTS = Path(__file__).parent / "results"
 WITHOUT_BUDGET = tuple(p for p in (*PROBLEMS, PRUNED_LAYERS) if p.name in ("layers30", "pruned layers"))
 ALL = (*LAYER_PROBLEMS, *WITHOUT_BUDGET)
-COMPARED = (OURS, "uniform", "optuna-gp", "optuna-tpe", "random")
+COMPARED = (OURS, "measured", "uniform", "optuna-gp", "optuna-tpe", "ax", "random")
 FINE = 1000
 
 
@@ -55,6 +58,32 @@ class Uniform:
 
     def tell(self, point: Point, losses: tuple[float, ...], slacks: tuple[float, ...]) -> None:
         """Nothing is learned."""
+
+
+class Measured(Ours):
+    """Ours, with what was measured of each layer before."""
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        super().__init__(problem, seed)
+        m, k = problem.n_objectives, problem.n_slacks
+        self.proposer = proposer(
+            "gp", problem.space, n_objectives=m, n_constraints=k, seed=seed, sensitivity=measured(problem)
+        )
+
+
+def measured(problem: Problem) -> dict[str, dict[str, float]]:
+    """Return the sensitivity of error and size to each layer."""
+    if not problem.n_slacks:
+        raise Unable("no constraint")
+    names, space = problem.space.groups["amount"], problem.space
+    dense: Point = {name: max(BITS) if isinstance(space[name], Choice) else 0.0 for name in space.names}
+    error, size = problem.losses(dense)[0], problem.slacks(dense)[0]
+    found: dict[str, dict[str, float]] = {"loss 0": {}, "slack 0": {}}
+    for name in names:
+        label, alone = name[len("amount[") : -1], {**dense, name: MOST}
+        found["loss 0"][label] = max(0.0, problem.losses(alone)[0] - error)
+        found["slack 0"][label] = size - problem.slacks(alone)[0]
+    return found | ({"loss 1": found["slack 0"]} if problem.n_objectives > 1 else {})
 
 
 def uniform_points(problem: Problem, n: int, shift: float) -> list[Point]:
@@ -128,12 +157,13 @@ def main() -> None:
     folder: Path = given.results / "smoke" if given.smoke else given.results
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "layers.jsonl"
+    PEERS["measured"] = Measured
     PEERS["uniform"] = lambda problem, seed: Uniform(problem, seed, n)
     begin(path)
     if given.again:
         forget(path, given.again, [problem.name for problem in problems])
     if not given.report:
-        search_all(path, problems, given.peers, seeds, n, {})
+        search_all(path, problems, given.peers, seeds, n, inabilities(problems, given.peers))
     lines = [run for run in read(path) if run["n"] == n and run["seed"] in seeds and run["peer"] in COMPARED]
     for at in given.at:
         table = table_of(lines, problems, at)

@@ -9,7 +9,7 @@ order of activation, damping of 1 % of the mean diagonal, groups with scales fou
 counts, chosen for each setting by the mean over seeds, which favours the peer. HQQ needs no data: the half-quadratic
 iteration of Badri and Shaji (2023) for the zero points of an affine grid in floating point, with their settings.
 
-Rows are appended to `results/rounding.csv`; a seed that is there is not measured again.
+Rows are appended to `results/rounding.csv`; what is there is not measured again.
 
     python tests/benchmarks/rounding.py [SEEDS] [--seconds 800]
 """
@@ -197,9 +197,9 @@ def by_peer(
     return small
 
 
-def measured(model: nn.Module, test: Tensor, calibration: Tensor, bits: int, granularity: str) -> dict[str, float]:
-    """The loss by method."""
-    methods = {
+def methods(model: nn.Module, calibration: Tensor, bits: int, granularity: str) -> dict[str, Callable[[], nn.Module]]:
+    """Functions that return a rounded model, by name."""
+    return {
         "nearest": lambda: nc.quantize(model, bits, granularity=granularity),
         "gptq": lambda: nc.quantize(model, bits, granularity=granularity, rounding="gptq", data=calibration),
         "gptq affine": lambda: nc.quantize(
@@ -213,7 +213,9 @@ def measured(model: nn.Module, test: Tensor, calibration: Tensor, bits: int, gra
         ),
         "hqq": lambda: by_peer(model, calibration[:1], bits, granularity, lambda w, _, n: hqq(w, bits, n)),
     }
-    return {name: loss_of(copy.deepcopy(method()), test) for name, method in methods.items()}
+
+
+METHODS = ("nearest", "gptq", "gptq affine", "peer symmetric", "peer affine", "hqq")
 
 
 TABLE = RESULTS / "rounding.csv"
@@ -226,35 +228,45 @@ def known() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def run(seed: int, n_seeds: int, text: Tensor) -> None:
-    """Train the model of a seed, round it in all ways, and append its rows."""
+def missing(seed: int) -> set[tuple[int, str, str]]:
+    """Bits, scales and method of what was not measured with this seed."""
+    done = {(int(row["bits"]), row["scales"], row["method"]) for row in known() if int(row["seed"]) == seed}
+    return {(bits, granularity, method) for bits, granularity in SETTINGS for method in METHODS} - done
+
+
+def run(seed: int, n_seeds: int, text: Tensor, wanted: set[tuple[int, str, str]]) -> None:
+    """Train the model of a seed, round it in the ways that are wanted, and append the rows."""
     cut = len(text) * 9 // 10
     moved = text.roll(int(len(text) * seed / n_seeds))
     model, test = trained(moved[:cut], seed), windows(moved[cut:], 256, 7)
     calibration = windows(moved[:cut], 128, 10**6 + seed)[:, :-1]
     plain = loss_of(model, test)
-    rows: list[list[object]] = []
     for bits, granularity in SETTINGS:
         started = time.process_time()
-        for method, loss in measured(model, test, calibration, bits, granularity).items():
-            rows.append([seed, bits, granularity, method, loss, plain])
+        rows: list[list[object]] = []
+        for name, method in methods(model, calibration, bits, granularity).items():
+            if (bits, granularity, name) in wanted:
+                rows.append([seed, bits, granularity, name, loss_of(copy.deepcopy(method()), test), plain])
         print(f"seed {seed}, {bits} bits, {granularity}: {time.process_time() - started:.0f} CPU s", flush=True)
-    TABLE.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not TABLE.exists()
-    with TABLE.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(["seed", "bits", "scales", "method", "loss", "float32"])
-        writer.writerows(rows)
+        TABLE.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not TABLE.exists()
+        with TABLE.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(["seed", "bits", "scales", "method", "loss", "float32"])
+            writer.writerows(rows)
 
 
 def print_table() -> None:
     """Perplexities, and on how many seeds GPTQ of ours is better than the best peer."""
     rows = known()
-    seeds = sorted({int(row["seed"]) for row in rows})
+    seeds = [seed for seed in sorted({int(row["seed"]) for row in rows}) if not missing(seed)]
+    rows = [row for row in rows if int(row["seed"]) in seeds]
+    if not seeds:
+        return
     plain = mean(float(next(row["float32"] for row in rows if int(row["seed"]) == seed)) for seed in seeds)
     print(f"\n{len(seeds)} seeds, float32: perplexity {math.exp(plain):.3f}\n")
-    names = ["nearest", "gptq", "gptq affine", "peer symmetric", "peer affine", "hqq"]
+    names = list(METHODS)
     print(f"| bits | scales | {' | '.join(names)} | ours better than the best peer |")
     print("| --- " * (len(names) + 3) + "|")
     for bits, granularity in SETTINGS:
@@ -280,10 +292,10 @@ def main() -> None:
     options = parser.parse_args()
     text, started = characters(), time.monotonic()
     print(f"{conditions()}; {len(text):,} characters")
-    done = {int(row["seed"]) for row in known()}
     for seed in range(options.seeds):
-        if seed not in done and time.monotonic() - started < options.seconds:
-            run(seed, options.seeds, text)
+        wanted = missing(seed)
+        if wanted and time.monotonic() - started < options.seconds:
+            run(seed, options.seeds, text, wanted)
     print_table()
 
 

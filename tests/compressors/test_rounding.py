@@ -13,9 +13,16 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import nbcompress as nc
 from nbcompress.compressors import TensorRecord, codes_of, quantize, record_of
-from nbcompress.compressors.grids import GridSpec, fit_grid, round_to_grid
+from nbcompress.compressors.grids import GridSpec, fit_grid, grids_by_range, round_to_grid
 from nbcompress.compressors.layers import select
-from nbcompress.compressors.rounding import _recurrent_rows, moments_of, readers_of, round_by_inputs
+from nbcompress.compressors.rounding import (
+    _recurrent_rows,
+    _scales_of_least_error,
+    moments_of,
+    readers_of,
+    round_by_inputs,
+    round_on_best,
+)
 from nbcompress.errors import CompressionError, DataError
 
 
@@ -100,8 +107,9 @@ def test_values_lie_on_the_grid_and_outputs_never_change_more(bits: int, group: 
 @pytest.mark.parametrize("name", ["convolutional", "recurrent", "attention", "tied", "perceptron", "bare"])
 def test_every_kind_of_model(name: str) -> None:
     animal = ZOO[name]()
-    near = quantize(animal.model, 3)
-    small = quantize(animal.model, 3, rounding="gptq", data=animal.data[0])
+    near = quantize(animal.model, 3, scale="absmax")
+    small = quantize(animal.model, 3, rounding="gptq", scale="absmax", data=animal.data[0])
+    assert_constraints(quantize(animal.model, 3, rounding="gptq", data=animal.data[0]))
     assert_constraints(small)
     record = record_of(small)
     assert record.tensors == record_of(near).tensors
@@ -112,7 +120,7 @@ def test_every_kind_of_model(name: str) -> None:
         return
     assert by_data
     assert animal.model.training == small.training
-    again = quantize(animal.model, 3, rounding="gptq", data=animal.data[0])
+    again = quantize(animal.model, 3, rounding="gptq", scale="absmax", data=animal.data[0])
     assert all(map(torch.equal, small.state_dict().values(), again.state_dict().values()))
 
 
@@ -136,13 +144,56 @@ def test_outputs_of_the_model_change_less(bits: int) -> None:
 
 def test_layers_see_the_rounded_layers_before_them() -> None:
     model, x = causal()
-    small = quantize(model, 2, rounding="gptq", data=x, rest="float32")
-    first = quantize(model, 2, rounding="gptq", data=x, rest="float32", layers="0")
+    options: dict[str, Any] = {"rounding": "gptq", "scale": "absmax", "data": x, "rest": "float32"}
+    small, first = quantize(model, 2, **options), quantize(model, 2, layers="0", **options)
     seen = torch.relu(first[0](x)).detach().double()
     grid = record_of(small).tensors["2.weight"].grid
     assert grid is not None
     weight = model.get_parameter("2.weight")
     assert torch.equal(small.get_parameter("2.weight"), round_by_inputs(weight, grid, (seen.T @ seen)[None]))
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "affine"])
+@pytest.mark.parametrize("group", ["channel", 5])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_each_output_takes_its_best_grid_with_fitted_scales(bits: int, group: Any, scheme: Any) -> None:
+    w, h = torch.randn(6, 4, 3, generator=torch.Generator().manual_seed(1)), torch.stack([moments(12), moments(12, 5)])
+    w[0, 0], w[1] = 0.0, 0.0
+    spec = GridSpec(bits, scheme, group)
+    grids = [fit_grid(w, spec), *grids_by_range(w, spec)]
+    assert len(grids) == 4
+    found, grid = round_on_best(w, grids, h)
+    codes_of(found, TensorRecord(grid=grid))
+    assert torch.equal(grid.scale, grid.scale.half().float())
+
+    def errors(values: Tensor) -> Tensor:
+        parts = [item.reshape(2, 3, 12) for item in (w, values)]
+        return torch.cat([output_error(parts[0][k], parts[1][k], h[k]) for k in range(2)])
+
+    tried = torch.stack([errors(round_by_inputs(w, other, h)) for other in grids])
+    assert bool((errors(found) <= tried.amin(0) * (1 + 1e-9)).all())
+    assert float(errors(found).sum()) < 0.99 * float(tried.amin(0).sum())
+    assert round_on_best(w, grids[:1], h)[1] is grids[0]
+
+
+def test_ends_of_grids_by_hand() -> None:
+    """A group of three values with four codes: the affine grid ends at its ends, the symmetric one has 1.5 steps."""
+    w = torch.tensor([[-1.5, 0.0, 1.0]])
+    affine, symmetric = (grids_by_range(w, GridSpec(2, scheme, 3)) for scheme in ("affine", "symmetric"))
+    half = torch.tensor([2.5 / 3, 2.5 * 0.85 / 3, 2.5 * 0.7 / 3]).half().float()
+    assert torch.equal(torch.cat([grid.scale for grid in affine]), half)
+    assert [int(grid.zero) for grid in (*affine, *symmetric)] == [2] * 6
+    assert torch.equal(torch.cat([grid.scale for grid in symmetric]), torch.tensor([1.0, 0.85, 0.7]).half().float())
+    assert not grids_by_range(w, GridSpec(8, group=3))
+
+
+def test_scales_are_those_of_least_squares() -> None:
+    x = torch.randn(40, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    w = torch.randn(1, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    codes = w.round().reshape(1, 3, 4)
+    columns = torch.block_diag(*codes[0]).T
+    expected = torch.linalg.lstsq(x @ columns, x @ w.T).solution.T
+    torch.testing.assert_close(_scales_of_least_error(codes, w, x.T @ x), expected, rtol=1e-3, atol=1e-3)
 
 
 class Stack(nn.Module):

@@ -45,6 +45,22 @@ def test_words_and_variables(notebook: Notebook) -> None:
         assert ("std" in study.trials) == ("noise" in options)
 
 
+def test_a_measured_sensitivity(notebook: Notebook) -> None:
+    """By metric, of each layer; recorded, and asked again for the predictions of a stored study."""
+    notebook.must("layers = list('abcdef')\nweights = {name: 10 * i for i, name in enumerate(layers)}")
+    layers = """%%bo_search --panel off --trials 12 --minimize loss --subject-to "kb <= 60" --study s --fresh {}
+amount = Float(0, 1, each=layers)
+loss = sum(amount.values())
+kb = sum(weights[name] * (1 - share) for name, share in amount.items())
+"""
+    notebook.must(layers.format("--sensitivity \"{'kb': weights}\""))
+    study = notebook.names["study"]
+    assert study.record["search"]["sensitivity"] == {"kb": {name: 10.0 * i for i, name in enumerate("abcdef")}}
+    notebook.must("%bo_study s")
+    refused = notebook.refused(layers.format("--sensitivity \"{'size': weights}\""))
+    assert "--sensitivity as a dict is by metric (loss, kb), but got 'size'" in refused
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [

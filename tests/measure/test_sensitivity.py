@@ -14,6 +14,7 @@ import nbcompress as nc
 from nbcompress.compressors.record import record_of
 from nbcompress.errors import CompressionError, LayerNotFound, MeasureError
 from nbcompress.measure import sensitivity
+from nbcompress.measure.sensitivity import Sensitivity, SensitivityRow
 
 
 def even() -> Perceptron:
@@ -27,6 +28,14 @@ def even() -> Perceptron:
 def nonzero_share(model: nn.Module) -> float:
     weights = [weight for weight in model.parameters() if weight.ndim > 1]
     return sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
+def test_by_layer() -> None:
+    """The mean size of the change; what failed is left out."""
+    rows = [("a", 0.1, -0.2), ("a", 0.2, 0.4), ("b", 0.1, None), ("b", 0.2, -0.5), ("c", 0.1, None), ("c", 0.2, None)]
+    made = tuple(SensitivityRow(layer, 10, level, change=change) for layer, level, change in rows)
+    found = Sensitivity("prune", (0.1, 0.2), 0.9, made, {})
+    assert found.by_layer() == {"a": pytest.approx(0.3), "b": 0.5}
 
 
 def test_each_layer_is_compressed_alone() -> None:

@@ -145,10 +145,11 @@ def test_a_surrogate_that_fails_costs_no_view() -> None:
 
 
 def test_the_time_limit_ends_the_list() -> None:
+    """One slice is there in any case: for a slow surrogate without a closed form, a page shows nothing else."""
     study = digits_study(24)
     found = insight_of(proposer("gp", study.space, n_objectives=2, n_constraints=1), study, time_limit=-1.0)
-    assert found.slices == []
     assert found.importance
+    assert [slice_["parameter"] for slice_ in found.slices] == [max(found.importance, key=found.importance.__getitem__)]
 
 
 def test_slice_turns_losses_into_metrics() -> None:

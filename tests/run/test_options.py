@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nbcompress as nc
-from nbcompress.errors import SearchError
+from nbcompress.errors import GoalError, SearchError
 from nbcompress.magics.search_options import search_parser
 from nbcompress.run.options import (
     PROPOSER_OPTIONS,
@@ -152,11 +152,25 @@ def test_options_check_and_normalize_themselves() -> None:
             SearchOptions(**{name: value})  # type: ignore[arg-type]
 
 
+def test_sensitivity() -> None:
+    options = SearchOptions(sensitivity={"loss": {"l0": np.float32(0.5), "l1": 2}})
+    assert options.sensitivity == {"loss": {"l0": 0.5, "l1": 2.0}}
+    assert options.facts("inline")["search"]["sensitivity"] == {"loss": {"l0": 0.5, "l1": 2.0}}
+    for wrong, text in (
+        (3, r"sensitivity is a dict by metric of dicts by name of each=, such as .*, but got 3\."),
+        ({"loss": 3}, r"but got {'loss': 3}. The result of nc.sensitivity is one of these as result.by_layer\(\)"),
+        ({"loss": {"l0": -1.0}}, r"at least 0 for each name, but that of 'l0' for 'loss' is -1.0. Write the size"),
+        ({"loss": {"l0": None}}, r"that of 'l0' for 'loss' is None"),
+    ):
+        with pytest.raises(GoalError, match=text):
+            SearchOptions(sensitivity=wrong)  # type: ignore[arg-type]
+
+
 def test_what_the_record_says_of_the_options() -> None:
     facts = SearchOptions(timeout="10m", until="no gain 3").facts("pool")
     assert facts["budget"] == {"trials": 30, "timeout": "10m", "trial timeout": None}
     assert (facts["search"]["engine"], facts["search"]["until"]) == ("pool", "no gain 3")
-    left_out = {"surrogate", "noise"}  # where they are not given
+    left_out = {"surrogate", "sensitivity", "noise"}  # where they are not given
     assert set(SearchOptions().steering) == set(STEERING)
     assert set(STEERING) - left_out < set(facts["search"])
     assert not left_out & set(facts["search"])

@@ -11,7 +11,7 @@ import pytest
 
 import nbcompress as nc
 from nbcompress.errors import StudyError
-from nbcompress.study import Study
+from nbcompress.study import Study, read_study
 from nbcompress.study.reading import ForeignStudy, open_for_reading, studies_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -112,3 +112,47 @@ def test_a_database_without_studies_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(StudyError, match="holds no studies of Optuna"):
         open_for_reading(tmp_path / "a.db")
+
+
+def search_with_every_state(path: Path) -> None:
+    def body(x: float, kind: str) -> dict[str, float]:
+        if x > 0.7:
+            raise ValueError("no")
+        nc.report(1, loss=x)
+        return {"loss": x, "size": len(kind)}
+
+    nc.search(
+        body,
+        {"x": nc.Float(0, 1), "kind": nc.Choice("a", "bb", "c")},
+        minimize="loss",
+        subject_to="size <= 1",
+        trials=12,
+        sampler="random",
+        seed=0,
+        storage=str(path),
+        study="s",
+    )
+
+
+def test_a_study_of_ours_is_the_same_as_when_it_is_opened_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    search_with_every_state(path)
+    (light,) = studies_of(open_for_reading(path)).values()
+    full = read_study("s", path)
+    assert len({trial.state for trial in full.all_trials}) > 2
+    assert light.all_trials == full.all_trials
+    assert [(trial.started, trial.ended, trial.worker) for trial in light.all_trials] == [
+        (trial.started, trial.ended, trial.worker) for trial in full.all_trials
+    ]
+
+
+def test_trials_of_ours_that_another_program_copied_keep_their_parameters(tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    search_with_every_state(path)
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    copy = optuna.create_study(storage=storage, study_name="copy")
+    copy.add_trials(optuna.load_study(study_name="s", storage=storage).trials)
+    studies = studies_of(open_for_reading(path))
+    assert isinstance(studies["copy"], ForeignStudy)
+    assert [trial.params for trial in studies["copy"].all_trials] == [trial.params for trial in studies["s"].all_trials]
+    assert list(studies["copy"].space.parameters) == ["x", "kind"]

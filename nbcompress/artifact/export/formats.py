@@ -121,7 +121,7 @@ def export(
     if name in ("safetensors", "pt"):
         write_atomically(where, [state_bytes(model) if name == "safetensors" else pickled_state_bytes(model)])
         return ExportedFile.of(where, ExportReport(name, (where,)))
-    copy = copied(model).eval().cpu().float()
+    copy = copied(model, shares_weights=True).eval().cpu().float()
     examples = _examples(copy, example, data)
     axes = free_axes(dynamic, examples[0], copy)
     for free, n in axes.lengths(examples[0]).items():

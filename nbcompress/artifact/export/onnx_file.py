@@ -36,7 +36,7 @@ from nbcompress.artifact.export.program import copy_to_trace, onnx_graph, trace_
 from nbcompress.artifact.export.report import ExportReport, rounding_limit, rounding_text
 from nbcompress.artifact.file import written_together
 from nbcompress.artifact.header import ByteWriter
-from nbcompress.compressors.layers import parameters_by_name
+from nbcompress.compressors.layers import unique_parameters
 from nbcompress.compressors.record import ActivationRange, record_of
 from nbcompress.errors import ArtifactError, warn
 from nbcompress.progress import progress_bar
@@ -185,7 +185,9 @@ def _check_file(
         ArtifactError: It computes something else than the model, so that another way to compute would not help.
     """
     name = type(copy).__name__
-    if not inserted.is_asked and not inserted.recurrent:
+    has_integers = bool(inserted.products or inserted.decoded)
+    # Without integers there is nothing that the settings change, and one run says it all.
+    if has_integers and not inserted.is_asked and not inserted.recurrent:
         allowed = FLOAT_TOLERANCE if tolerance is None else tolerance
         _check(name, OnnxSession(str(path), is_exact=True), examples, expected, allowed)
     session = OnnxSession(str(path))
@@ -262,11 +264,18 @@ def _check_beyond(
 
 @torch.no_grad()
 def _restore_grid_values(copy: nn.Module, weights: Mapping[str, IntegerWeight]) -> None:
-    """Put back the float32 values of grids, which half precision has rounded."""
-    parameters = parameters_by_name(copy)
-    for name, weight in weights.items():
+    """Give parameters the float32 values of their grids, where half precision has rounded them.
+
+    The memory of a parameter is not written, because it can be that of the user's model.
+    """
+    for names, parameter in unique_parameters(copy):
+        weight = next((weights[name] for name in names if name in weights), None)
+        if weight is None:
+            continue
         values = torch.from_numpy(weight.values)
-        parameters[name].copy_(values.T if weight.is_turned else values)
+        values = values.T if weight.is_turned else values
+        if not torch.equal(parameter, values):
+            parameter.data = values.contiguous()
 
 
 def _insert_integers(

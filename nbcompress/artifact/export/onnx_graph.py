@@ -289,9 +289,10 @@ class OnnxSession:
         options.log_severity_level = 3
         if is_exact:
             options.add_session_config_entry(EXACT_OPTION, "1")
-            if isinstance(model, str):
-                options.add_session_config_entry(_FOLDER_OPTION, str(Path(model).resolve().parent))
-            model = _with_exact_products(model)
+            if _names_product(model):
+                if isinstance(model, str):
+                    options.add_session_config_entry(_FOLDER_OPTION, str(Path(model).resolve().parent))
+                model = _with_exact_products(model)
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as err:
@@ -308,6 +309,29 @@ class OnnxSession:
         return [np.asarray(output) for output in outputs]
 
 
+_PRODUCT = b"MatMulNBits"
+_CHUNK_BYTES = 2**24
+
+
+def _names_product(model: bytes | str) -> bool:
+    """Whether the name of the operator stands anywhere in a model; a file is read piece by piece.
+
+    To parse a model takes twice its weights, which is not needed where there is nothing to change.
+    """
+    if isinstance(model, bytes):
+        return _PRODUCT in model
+    end = b""
+    try:
+        with Path(model).open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                if _PRODUCT in end + chunk:
+                    return True
+                end = chunk[-len(_PRODUCT) :]
+    except OSError as err:
+        raise ArtifactError(f"ONNX must be able to read the model, but {failure_text(err)}") from err
+    return False
+
+
 def _with_exact_products(model: bytes | str) -> bytes:
     """The model with `accuracy_level` 1 in each `MatMulNBits`: products of floats."""
     import onnx
@@ -322,7 +346,7 @@ def _with_exact_products(model: bytes | str) -> bytes:
         raise ArtifactError(f"ONNX must be able to read the model, but {failure_text(err)}") from err
     for node in proto.graph.node:
         for attribute in node.attribute:
-            if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":
+            if node.op_type == _PRODUCT.decode() and attribute.name == "accuracy_level":
                 attribute.i = 1
     written: bytes = proto.SerializeToString()
     return written

@@ -188,7 +188,7 @@ def cut_channels(
     dependencies = find_dependencies(has_run, traced, training=training, cut_norms=norms == "cut")
     in_training = set(training.tensors.values()) - traced_names if training else set()
     del has_run, training
-    release_memory(collect=True)
+    release_memory(model, collect=True)
     left_out = {name: dependencies.frozen[name] for name in weights if name in dependencies.frozen}
     left_out |= {name: _IN_TRAINING if name in in_training else _UNUSED for name in weights if name not in traced_names}
     groups = [
@@ -363,7 +363,7 @@ def _computes_the_same(
 def _cut_copy(
     model: nn.Module, plan: RemovalPlan, left_out: Mapping[str, str], scores: Mapping[str, tuple[float, float]]
 ) -> nn.Module:
-    release_memory(collect=False)
+    release_memory(model, collect=False)
     small = copied(model)
     surgeries = cut_(small, plan)
     recompute_shapes_(small)

@@ -174,7 +174,7 @@ class EquivalenceCheck:
     def fresh(self, *, perturbed: bool = False) -> nn.Module:
         """Return a new copy of the model in evaluation mode, in the precision of the check."""
         # A model that holds itself is freed by the collector only, which takes long.
-        release_memory(collect=self._latest is not None and self._latest() is not None)
+        release_memory(self._model, collect=self._latest is not None and self._latest() is not None)
         model = _in_double_precision(self._model) if self._is_double else copied(self._model).eval()
         self._latest = weakref.ref(model)
         if self._is_unpacked:

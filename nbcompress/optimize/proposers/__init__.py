@@ -13,7 +13,13 @@ from nbcompress.optimize.protocol import Proposer
 from nbcompress.space import Space
 
 # Options that only `gp` has, with their defaults.
-GP_DEFAULTS = {"acquisition": ACQUISITIONS[0], "kernel": KERNELS[0], "mean": MEANS[0], "surrogate": None}
+GP_DEFAULTS = {
+    "acquisition": ACQUISITIONS[0],
+    "kernel": KERNELS[0],
+    "mean": MEANS[0],
+    "surrogate": None,
+    "sensitivity": None,
+}
 
 
 def samplers() -> tuple[str, ...]:
@@ -32,6 +38,7 @@ def proposer(
     kernel: Any = GP_DEFAULTS["kernel"],
     mean: Any = GP_DEFAULTS["mean"],
     surrogate: Any = GP_DEFAULTS["surrogate"],
+    sensitivity: Mapping[str, Mapping[str, float]] | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Proposer:
     """Return a new proposer.
@@ -44,6 +51,7 @@ def proposer(
         seed: Equal seeds and histories give equal points.
         acquisition, kernel, mean, surrogate: For `gp`; see `nc.search`. A dict of surrogates is by `loss j` and
             `slack j`.
+        sensitivity: For `gp`; see `nc.search`. By `loss j` and `slack j`.
         labels: What `loss j` and `slack j` are called in a warning.
 
     Raises:
@@ -57,10 +65,12 @@ def proposer(
         from nbcompress.optimize.proposers.gp import GaussianProcessProposer
 
         return GaussianProcessProposer(
-            space, n_objectives, n_constraints, seed, acquisition, kernel, mean, surrogate, labels
-        )
+            space, n_objectives, n_constraints, seed, acquisition, kernel, mean, surrogate, labels,
+            sensitivity=sensitivity,
+        )  # fmt: skip
     if sampler in SAMPLERS:
-        _refuse_gp_options(sampler, acquisition=acquisition, kernel=kernel, mean=mean, surrogate=surrogate)
+        parts = {"acquisition": acquisition, "kernel": kernel, "mean": mean, "surrogate": surrogate}
+        _refuse_gp_options(sampler, **parts, sensitivity=sensitivity or None)
     if sampler == "sobol":
         return SobolProposer(space, seed)
     if sampler == "random":

@@ -17,12 +17,13 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
 import numpy as np
 
+from nbcompress.errors import GoalError, did_you_mean, option
 from nbcompress.optimize.candidates import Ranges
 from nbcompress.optimize.encoding import Embedding, SpaceEncoder
 from nbcompress.optimize.history import Array, History
@@ -103,6 +104,26 @@ class Families:
         """The names of the declarations with `each=`."""
         return tuple(self.space.groups)
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """What the families are declared for, such as the names of layers, each once."""
+        return tuple(dict.fromkeys(label for labels in _labels(self.space).values() for label in labels))
+
+    def sensitivity(self, given: Mapping[str, float]) -> Array:
+        """Return the sensitivity of every member as an array.
+
+        Raises:
+            GoalError: A member has none, or a name is no member.
+        """
+        for name in (name for name in given if name not in self.members):
+            raise GoalError(
+                f"{option('sensitivity')} has a number for each name of each=, and {name!r} is none of them."
+                f"{did_you_mean(name, self.members)}"
+            )
+        for name in (name for name in self.members if name not in given):
+            raise GoalError(f"{option('sensitivity')} has a number for each name of each=, but none for {name!r}.")
+        return np.array([given[name] for name in self.members], dtype=np.float64)
+
     def member_fit(self, embedding: Embedding, shared: Embedding) -> MemberFit | None:
         """Return how models learn from shared values; None if there are too many members.
 
@@ -110,8 +131,7 @@ class Families:
             embedding: Of `space`.
             shared: Of `shared_space`.
         """
-        n_members = len({name.partition("[")[2] for name in self._family})
-        if n_members * embedding.n_features * shared.n_features > MAX_MAPS:
+        if len(self.members) * embedding.n_features * shared.n_features > MAX_MAPS:
             return None
         has_trend = not bool(shared.encoder.is_continuous.all())
         maps = _member_maps(self.space, embedding, shared)
@@ -148,6 +168,11 @@ class Families:
         )
 
 
+def _labels(space: Space) -> dict[str, dict[str, str]]:
+    """Return by declaration with `each=` the full name of the parameter of each name in it."""
+    return {family: {name[len(family) + 1 : -1]: name for name in members} for family, members in space.groups.items()}
+
+
 def _member_maps(space: Space, embedding: Embedding, shared: Embedding) -> MemberMaps:
     """Return the maps from all features to those of the shared parameters, one for each name of a member.
 
@@ -155,8 +180,8 @@ def _member_maps(space: Space, embedding: Embedding, shared: Embedding) -> Membe
     """
     names = embedding.encoder.names
     families = {
-        family: {name[len(family) + 1 : -1]: names.index(name) for name in members}
-        for family, members in space.groups.items()
+        family: {label: names.index(name) for label, name in members.items()}
+        for family, members in _labels(space).items()
     }
     labels = list(dict.fromkeys(label for members in families.values() for label in members))
     maps = np.zeros((len(labels), embedding.n_features, shared.n_features))
@@ -169,7 +194,13 @@ def _member_maps(space: Space, embedding: Embedding, shared: Embedding) -> Membe
     return MemberMaps(maps)
 
 
-def fit_member_models(base: FittedModels, history: History, families: Families, members: MemberFit) -> FittedModels:
+def fit_member_models(
+    base: FittedModels,
+    history: History,
+    families: Families,
+    members: MemberFit,
+    sensitivities: Mapping[str, Array],
+) -> FittedModels:
     """Return models where those of losses and slacks are `MemberProcess`es, as far as enough shared values are known.
 
     Args:
@@ -177,6 +208,7 @@ def fit_member_models(base: FittedModels, history: History, families: Families, 
         history: All trials.
         families: Of the space.
         members: How the processes are fitted.
+        sensitivities: By `loss j` and `slack j`, the sensitivity of each member, where it was measured.
     """
     log_tail, width = uses_log_tail(history, families.space), prior_width(history.losses.shape[1])
     shared_history = families.shared_history(history)
@@ -187,7 +219,10 @@ def fit_member_models(base: FittedModels, history: History, families: Families, 
             continue
         earlier = earlier_hyperparameters(shared_history, known.name)
         has_log_tail = known.is_loss and log_tail
-        process = members.fit(base.spec, features, known.values, earlier, log_tail=has_log_tail, width=width)
+        process = members.fit(
+            base.spec, features, known.values, earlier, log_tail=has_log_tail, width=width,
+            sensitivity=sensitivities.get(known.name),
+        )  # fmt: skip
         if known.is_loss:
             unconditioned[known.index] = cast(Surrogate, process)
         else:

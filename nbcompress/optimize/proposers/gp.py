@@ -49,6 +49,7 @@ from nbcompress.optimize.multi_objective import (
 )
 from nbcompress.optimize.proposers.baselines import SobolProposer, sobol_rows
 from nbcompress.optimize.proposers.families import (
+    MIN_MEMBERS,
     REGION,
     SHARED_EVERY,
     Families,
@@ -96,11 +97,12 @@ class GaussianProcessProposer:
         kernel, mean: Names, or parts of GPyTorch.
         surrogate: What takes the place of kernel and mean, or a dict of that by `loss j` and `slack j`.
         labels: What `loss j` and `slack j` are called in a warning.
+        sensitivity: By `loss j` and `slack j`, a number of at least 0 for each name of `each=`.
         limits_reference: Whether the hypervolume of several objectives is limited to a useful range, see
             `useful_limits`. It always is in a search over families with a constraint.
 
     Raises:
-        GoalError: The acquisition or the surrogate cannot be used; or there are too many objectives.
+        GoalError: The acquisition, the surrogate or the sensitivity cannot be used; or there are too many objectives.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class GaussianProcessProposer:
         surrogate: Any = None,
         labels: Mapping[str, str] | None = None,
         *,
+        sensitivity: Mapping[str, Mapping[str, float]] | None = None,
         limits_reference: bool = False,
     ) -> None:
         _check_acquisition(acquisition, n_objectives)
@@ -153,6 +156,13 @@ class GaussianProcessProposer:
                 self.spec.mean, limits_reference=True,
             )  # fmt: skip
             self._member_fit = self.families.member_fit(self.embedding, self._shared.embedding)
+        elif sensitivity:
+            raise GoalError(
+                f"{option('sensitivity')} is for a search with a constraint and with a parameter for each of "
+                f"{MIN_MEMBERS} names or more (each=), with the surrogate and an acquisition of the default."
+            )
+        given = (sensitivity or {}).items()
+        self._sensitivities = {role: self.families.sensitivity(by_name) for role, by_name in given if self.families}
 
     def _set_surrogate(self, surrogate: Any, kernel: Any, mean: Any) -> None:
         """Set `spec`, of every model, and `replaced`, what takes its place for some."""
@@ -285,8 +295,9 @@ class GaussianProcessProposer:
         usual, members = self.fit_models(history), self._member_fit
         if members is None or self.acquisition == "qlogei":
             return usual
-        key = (MemberFit, *self._models_key)
-        return history.cached(key, lambda: fit_member_models(usual, history, families, members))
+        known = tuple((role, values.tobytes()) for role, values in self._sensitivities.items())
+        key = (MemberFit, *self._models_key, known)
+        return history.cached(key, lambda: fit_member_models(usual, history, families, members, self._sensitivities))
 
     def _propose_by_models(
         self, number: int, history: History, untried: UntriedPoints, models: FittedModels | None = None

@@ -146,7 +146,7 @@ def _set_(module: Any, name: str, value: Any) -> None:
 def _set_mean_(mean: Any, b: Array) -> None:
     with torch.no_grad():
         if len(b) == 1:
-            mean.initialize(constant=float(b[0]))
+            mean.initialize(constant=tensor(b[0]))
         elif len(b) > 1:
             mean.weights.copy_(tensor(b[1:, None]))
             mean.bias.copy_(tensor(b[:1]))

@@ -167,6 +167,15 @@ class ModelSpec:
         slope = (1.0 + r) * decay
         return slope + r2 * decay * (5.0 / 3.0), slope * (-5.0 / 6.0)
 
+    def correlation_of(self, left: Array, right: Array) -> tuple[Array, Array]:
+        """Return k and k' between scaled features `(m, D)` and `(n, D)`, each `(m, n)`."""
+        if self.kernel == "matern12":
+            # Its k has a kink at 0, which shows the rounding error of `squared_distances` as its root, 1e-8.
+            from scipy.spatial.distance import cdist
+
+            return self.correlation(cdist(left, right, "sqeuclidean"))
+        return self.correlation(squared_distances(left, right))
+
     @property
     def mean_precision(self) -> float:
         """The inverse variance of the prior of the coefficients of the mean."""
@@ -246,7 +255,7 @@ class GaussianProcess:
 
     def __post_init__(self) -> None:
         Z = self.features / self.hyper.lengthscales[self.owner]
-        K = self.hyper.signal * self.spec.correlation(squared_distances(Z, Z))[0]
+        K = self.hyper.signal * self.spec.correlation_of(Z, Z)[0]
         K[np.diag_indices_from(K)] = self.hyper.signal + self.noise_variances
         P = trend_basis(self.features)[0]
         if self.hyper.trend > 0:
@@ -285,7 +294,7 @@ class GaussianProcess:
         z = features / self.hyper.lengthscales[self.owner]
         k = self.cross_covariances(features)
         half = k @ self._L_inverse.T
-        prior = self.hyper.signal * self.spec.correlation(squared_distances(z, z))[0]
+        prior = self.hyper.signal * self.spec.correlation_of(z, z)[0]
         if self.hyper.trend > 0:
             P = trend_basis(features)[0]
             prior += self.hyper.trend * (P @ P.T)
@@ -295,7 +304,7 @@ class GaussianProcess:
     def cross_covariances(self, features: Array) -> Array:
         """Return the prior covariances of features `(m, D)` with the known points: shape `(m, n)`."""
         z = features / self.hyper.lengthscales[self.owner]
-        k = self.hyper.signal * self.spec.correlation(squared_distances(z, self._Z))[0]
+        k = self.hyper.signal * self.spec.correlation_of(z, self._Z)[0]
         if self.hyper.trend > 0:
             k += self.hyper.trend * (trend_basis(features)[0] @ self._P.T)
         return k
@@ -311,7 +320,7 @@ class GaussianProcess:
         """Return the gradients of `sum_j w_j k(x, x_j)` at features `(m, D)`, weights `(m, n)`: shape `(m, D)`."""
         scales = self.hyper.lengthscales[self.owner]
         z = features / scales
-        slope = (2.0 * self.hyper.signal) * self.spec.correlation(squared_distances(z, self._Z))[1]
+        slope = (2.0 * self.hyper.signal) * self.spec.correlation_of(z, self._Z)[1]
         gradients = self._by_feature(slope * weights, z) / scales
         if self.hyper.trend > 0:
             gradients += self.hyper.trend * sum_by_feature((weights @ self._P) * trend_basis(features)[1])
@@ -337,7 +346,7 @@ class GaussianProcess:
         """
         scales = self.hyper.lengthscales[self.owner]
         z = features / scales
-        k, slope = self.spec.correlation(squared_distances(z, self._Z))
+        k, slope = self.spec.correlation_of(z, self._Z)
         k, slope = self.hyper.signal * k, (2.0 * self.hyper.signal) * slope
         t2 = self.hyper.trend
         if t2 > 0:

@@ -51,7 +51,9 @@ _NU = {"matern52": 2.5, "matern32": 1.5, "matern12": 0.5}
 
 def log_normal_prior(median: float, width: float) -> LogNormalPrior:
     """Return the prior whose mode in the logarithm is `median`; `width` is of the logarithm."""
-    return LogNormalPrior(math.log(median) + width**2, width)
+    # GPyTorch would hold plain numbers in single precision.
+    mode, scale = torch.tensor([math.log(median) + width**2, width], dtype=torch.float64)
+    return LogNormalPrior(mode, scale)
 
 
 def lengthscale_prior(d: int, width: float) -> LogNormalPrior:
@@ -239,7 +241,7 @@ def kernel_by_name(
     if name == "mixed":
         return _mixed_kernel(owner, is_choice, width)
     kernel = scaled(stationary(name, owner, width))
-    return kernel + TrendKernel() if has_trend else kernel
+    return kernel + TrendKernel().double() if has_trend else kernel
 
 
 def _mixed_kernel(owner: Owner, is_choice: NDArray[np.bool_], width: float) -> Kernel:

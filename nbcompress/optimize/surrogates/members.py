@@ -7,12 +7,16 @@ layers. So the process is
 
     f     the mean of a Gaussian process of the shared parameters, fitted to trials that share them
     x_u   the values of member u, in every family, taken for a shared point
-    w_u   weights that add up to 1, with independent priors around 1/U; U members
+    w_u   weights that add up to 1, with independent priors around m_u; U members
 
-With `w_u = 1/U + e_u` and columns `h_u = f(x_u)`, centered over u, the covariance is a sum of known matrices with
-unknown variances. Only these are fitted: some ten trials cannot tell dozens of lengthscales.
+With `w_u = m_u (1 + e_u)` and columns `h_u = m_u (f(x_u) - sum_v m_v f(x_v))`, the covariance is a sum of known
+matrices with unknown variances. Only these are fitted: some ten trials cannot tell dozens of lengthscales.
 
-    K = t_1 H H' / U^2 + t_2 P P' + t_3 M + v I       M: Matern 5/2, with one lengthscale for all features
+    K = t_1 H H' + t_2 P P' + t_3 M + v I       M: Matern 5/2, with one lengthscale for all features
+
+The prior means m_u are 1/U, or follow from a sensitivity of each member that was measured before: m_u is proportional
+to a power of it, 0, 1/2 or 1, whichever makes the known values most likely. A measurement at one level tells which
+members matter, but not how much at another level; and the power 0 leaves it out where it misleads.
 """
 
 from __future__ import annotations
@@ -47,6 +51,9 @@ MIN_SHARED = 3
 # benchmarks.md#many-parameters.
 PRIORS = ((1.0, 1.0), (0.03, 1.5), (0.03, 1.5), (1e-4, 3.0))
 BOUNDS = ((1e-2, 1e2), (1e-4, 1e1), (1e-4, 1e1), (NOISE_FLOOR, 1.0))
+# The powers of a measured sensitivity that are tried, and its least value as a share of the mean. Heuristics, see
+# benchmarks.md#measured-sensitivity.
+POWERS, LEAST_SENSITIVITY = (0.0, 0.5, 1.0), 1e-3
 # The lengthscale of M, times the root of the number of features. Heuristic.
 LENGTHSCALE = 0.5
 MAX_EVALUATIONS, LARGE_N, LARGE_N_EVALUATIONS = 40, 200, 8
@@ -83,6 +90,7 @@ class MemberProcess:
         features: Shape `(n, D)`.
         y: Standardized values, shape `(n,)`.
         outcome_transform: Between y and the original values.
+        weights: The prior means m_u, shape `(U,)`.
     """
 
     maps: MemberMaps
@@ -91,12 +99,13 @@ class MemberProcess:
     features: Array
     y: Array
     outcome_transform: OutcomeTransform
+    weights: Array
     _parts: tuple[Array, Array] = field(init=False, repr=False)
     _L_inverse: Array = field(init=False, repr=False)
     _a: Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        f, H, P = basis(self.maps, self.shared, self.features)
+        f, H, P = self._basis(self.features)
         K = np.tensordot(self.variances[:3], covariances(H, P, self.features), 1)
         K[np.diag_indices_from(K)] += self.variances[3]
         L_inverse, _ = inverse_cholesky(K)
@@ -107,6 +116,9 @@ class MemberProcess:
     @property
     def scale(self) -> float:
         return lengthscale(self.features.shape[1])
+
+    def _basis(self, features: Array) -> tuple[Array, Array, Array]:
+        return basis(self.maps, self.shared, self.weights, features)
 
     def _cross(self, H: Array, P: Array, features: Array) -> tuple[Array, Array]:
         """Return the prior covariances with the known points, and the derivatives of the Matern part by r2."""
@@ -121,7 +133,7 @@ class MemberProcess:
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation `(m,)` of the noise-free values at features `(m, D)`, standardized."""
-        f, H, P = basis(self.maps, self.shared, features)
+        f, H, P = self._basis(features)
         k, _ = self._cross(H, P, features)
         half = k @ self._L_inverse.T
         variance = self._prior_variances(H, P) - (half * half).sum(1)
@@ -129,13 +141,13 @@ class MemberProcess:
 
     def predict_mean(self, features: Array) -> Array:
         """Return only the mean of `predict`."""
-        f, H, P = basis(self.maps, self.shared, features)
+        f, H, P = self._basis(features)
         return np.asarray(f + self._cross(H, P, features)[0] @ self._a)
 
     def predict_with_gradients(self, features: Array) -> tuple[Array, Array, Array, Array]:
         """Return mean and standard deviation `(m,)` and their gradients `(m, D)` at features `(m, D)`."""
         t1, t2, _, _ = self.variances
-        f, H, P = basis(self.maps, self.shared, features)
+        f, H, P = self._basis(features)
         P_slope = trend_basis(features)[1]
         H_known, P_known = self._parts
         k, slope = self._cross(H, P, features)
@@ -149,19 +161,20 @@ class MemberProcess:
         def stationary(w: Array) -> Array:
             return np.asarray((w.sum(1)[:, None] * z - w @ Z) * (2.0 / self.scale))
 
-        n_members = H.shape[1]
-        # By H, which is centered and divided by the number of members; f is the mean over members.
-        by_H_mean = t1 * (self._a @ H_known)[None]
+        by_H_mean = np.broadcast_to(t1 * (self._a @ H_known), H.shape)
         by_H_std = t1 * (H - weights @ H_known) / std[:, None]
         slopes = self._member_slopes(features)
-        ones = np.full((len(features), n_members), 1.0 / n_members)
-        by_mean = self._pulled(slopes, ones + centered(np.broadcast_to(by_H_mean, H.shape)) / n_members)
-        by_std = self._pulled(slopes, centered(by_H_std) / n_members)
+        by_mean = self._pulled(slopes, self.weights + self._by_member(by_H_mean))
+        by_std = self._pulled(slopes, self._by_member(by_H_std))
         by_mean += stationary(slope * self._a) + t2 * sum_by_feature((self._a @ P_known) * P_slope)
         by_std -= stationary(slope * weights) / std[:, None]
         by_std += t2 * sum_by_feature((P - weights @ P_known) * P_slope) / std[:, None]
         by_std[is_known] = 0.0
         return f + k @ self._a, std, by_mean, by_std
+
+    def _by_member(self, by_H: Array) -> Array:
+        """Turn derivatives by the columns of H into those by the values of f at each member: `(m, U)`."""
+        return np.asarray(self.weights * (by_H - (by_H @ self.weights)[:, None]))
 
     def _member_slopes(self, features: Array) -> Array:
         """Return the gradients of f at each member's values: `(m, U, S)`."""
@@ -178,7 +191,7 @@ class MemberProcess:
 
     def joint(self, features: Array, *, observation_noise: bool = True) -> tuple[Array, Array]:
         """Return the joint mean `(m,)` and covariance `(m, m)` of values at features `(m, D)`."""
-        f, H, P = basis(self.maps, self.shared, features)
+        f, H, P = self._basis(features)
         k, _ = self._cross(H, P, features)
         half = k @ self._L_inverse.T
         prior = np.tensordot(self.variances[:3], covariances(H, P, features), 1)
@@ -206,15 +219,26 @@ def lengthscale(n_features: int) -> float:
     return LENGTHSCALE * float(np.sqrt(max(n_features, 1)))
 
 
-def centered(values: Array) -> Array:
-    return np.asarray(values - values.mean(1, keepdims=True))
-
-
-def basis(maps: MemberMaps, shared: GaussianProcess, features: Array) -> tuple[Array, Array, Array]:
-    """Return the mean of f over members `(n,)`, H / U `(n, U)` and P `(n, 2D)`."""
+def basis(maps: MemberMaps, shared: GaussianProcess, weights: Array, features: Array) -> tuple[Array, Array, Array]:
+    """Return the weighted mean of f over members `(n,)`, H `(n, U)` and P `(n, 2D)`."""
     members = maps.members(features)
     h = shared.predict_mean(members.reshape(-1, members.shape[-1])).reshape(len(features), -1)
-    return h.mean(1), centered(h) / h.shape[1], trend_basis(features)[0]
+    f = h @ weights
+    return f, weights * (h - f[:, None]), trend_basis(features)[0]
+
+
+def prior_weights(n_members: int, sensitivity: Array | None) -> list[Array]:
+    """Return the prior means m_u that are tried, each of the shape `(U,)`.
+
+    Args:
+        n_members: U.
+        sensitivity: Shape `(U,)`; of each member, at least 0, in any unit; None if nothing was measured.
+    """
+    if sensitivity is None or not sensitivity.any():
+        return [np.full(n_members, 1.0 / n_members)]
+    floored = np.maximum(sensitivity, LEAST_SENSITIVITY * sensitivity.mean())
+    powers = [floored**power for power in POWERS]
+    return [power / power.sum() for power in powers]
 
 
 def covariances(H: Array, P: Array, features: Array) -> Array:
@@ -229,9 +253,24 @@ def fit_members(
     features: Array,
     y: Array,
     outcome_transform: OutcomeTransform,
+    sensitivity: Array | None = None,
 ) -> MemberProcess:
-    """Return the process with the mode of its variances; the start is the medians of the priors."""
-    f, H, P = basis(maps, shared, features)
+    """Return the process with the mode of its variances; the start is the medians of the priors.
+
+    Args:
+        maps, shared, features, y, outcome_transform: See `MemberProcess`.
+        sensitivity: Shape `(U,)`; see `prior_weights`. The most likely of its powers is taken.
+    """
+    fits = [
+        (*_mode(maps, shared, weights, features, y), weights) for weights in prior_weights(len(maps.maps), sensitivity)
+    ]
+    variances, _, weights = min(fits, key=lambda found: found[1])
+    return MemberProcess(maps, shared, variances, features, y, outcome_transform, weights)
+
+
+def _mode(maps: MemberMaps, shared: GaussianProcess, weights: Array, features: Array, y: Array) -> tuple[Array, float]:
+    """Return the mode of the variances for these prior weights, and the loss there."""
+    f, H, P = basis(maps, shared, weights, features)
     parts = np.concatenate([covariances(H, P, features), np.eye(len(y))[None]])
     e = y - f
     center = np.log([median for median, _ in PRIORS])
@@ -257,8 +296,7 @@ def fit_members(
         gradient_tolerance=GRADIENT_TOLERANCE,
         value_tolerance=VALUE_TOLERANCE,
     )
-    variances = np.exp(thetas[0] if np.isfinite(values[0]) else center)
-    return MemberProcess(maps, shared, variances, features, y, outcome_transform)
+    return np.exp(thetas[0] if np.isfinite(values[0]) else center), float(values[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,6 +333,7 @@ class MemberFit:
         *,
         log_tail: bool,
         width: float,
+        sensitivity: Array | None = None,
     ) -> MemberProcess:
         """Fit f to the points that share values, and the variances to all.
 
@@ -304,6 +343,7 @@ class MemberFit:
             values: Shape `(n,)`; in any units, finite.
             earlier: Hyperparameters of earlier fits of f, newest first.
             log_tail, width: See `fit`.
+            sensitivity: Of each member, shape `(U,)`; see `prior_weights`.
         """
         is_shared = self.is_shared(features)
         shared = self.maps.members(features[is_shared])[:, 0]
@@ -311,7 +351,7 @@ class MemberFit:
         fitted = fit(spec, self.owner, self.d, shared, values[is_shared], earlier, log_tail=log_tail, width=width)
         transform = fitted.model.outcome_transform
         y = np.array([transform.transform(value) for value in values.tolist()])
-        return fit_members(self.maps, fitted.model, features, y, transform)
+        return fit_members(self.maps, fitted.model, features, y, transform, sensitivity)
 
 
 def _negative_log_likelihood(variances: Array, parts: Array, e: Array) -> tuple[float, Array]:

@@ -533,11 +533,13 @@ class Counting(nn.Module):
     def __init__(self, rows: list[int], seen: WeakSet[nn.Module], most: list[int]) -> None:
         super().__init__()
         self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+        # Copies of smaller models are left to Python's collector.
+        self.register_buffer("table", torch.zeros(2**20))
         self.note = lambda model, x: (rows.append(len(x)), seen.add(model), most.append(len(seen)))
 
     def forward(self, x: Tensor) -> Tensor:
         self.note(self, x)
-        return self.b(torch.relu(self.a(x)))  # type: ignore[no-any-return]
+        return self.b(torch.relu(self.a(x)) + self.table[0])  # type: ignore[no-any-return]
 
 
 def test_the_checks_run_on_few_rows_and_hold_one_copy() -> None:

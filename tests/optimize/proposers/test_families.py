@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from nbcompress.errors import GoalError, SearchError
 from nbcompress.optimize import History, proposer
 from nbcompress.optimize.encoding import SpaceEncoder
 from nbcompress.optimize.proposers import families as families_module
@@ -41,10 +42,17 @@ def error_and_size(point: Point) -> tuple[float, float]:
 
 
 def searched(
-    seed: int, n: int, *, n_objectives: int = 1, acquisition: str = "logei", is_stopped: bool = False
+    seed: int,
+    n: int,
+    *,
+    n_objectives: int = 1,
+    acquisition: str = "logei",
+    is_stopped: bool = False,
+    sensitivity: dict[str, dict[str, float]] | None = None,
 ) -> History:
     """Search; with `is_stopped` a trial that breaks the budget ends before its error is known."""
-    gp = proposer("gp", SPACE, n_objectives=n_objectives, n_constraints=1, seed=seed, acquisition=acquisition)
+    options = {"acquisition": acquisition, "sensitivity": sensitivity}
+    gp = proposer("gp", SPACE, n_objectives=n_objectives, n_constraints=1, seed=seed, **options)
     history = History.empty(n_objectives, 1)
     for number in range(n):
         proposal = gp.propose(number, history)
@@ -52,6 +60,40 @@ def searched(
         losses = (math.nan if is_stopped and size > 1.0 else error, size, size - error)[:n_objectives]
         history = history.with_point(proposal.point, "told", losses, [size - 1.0], proposal.note)
     return history
+
+
+def test_a_measured_sensitivity_helps() -> None:
+    """The error while only one layer is pruned, and the number of weights of each."""
+    dense: Point = {**{f"bits[{name}]": 8 for name in LAYERS}, **{f"amount[{name}]": 0.0 for name in LAYERS}}
+    alone = {name: error_and_size({**dense, f"amount[{name}]": 0.95})[0] for name in LAYERS}
+    measured = {name: error - error_and_size(dense)[0] for name, error in alone.items()}
+    given = {"loss 0": measured, "slack 0": dict(zip(LAYERS, SIZES.tolist(), strict=True))}
+    with_it, without = (
+        float(np.nanmin(found.losses[found.is_feasible]))
+        for found in (searched(0, 16, sensitivity=given), searched(0, 16))
+    )
+    assert with_it < without
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"l0": 1.0}, r"sensitivity has a number for each name of each=, but none for 'l1'"),
+        ({name.upper(): 1.0 for name in LAYERS}, r"and 'L0' is none of them"),
+    ],
+)
+def test_names_of_a_sensitivity(given: dict[str, float], text: str) -> None:
+    with pytest.raises(GoalError, match=text):
+        proposer("gp", SPACE, n_objectives=1, n_constraints=1, sensitivity={"slack 0": given})
+
+
+def test_where_a_sensitivity_is_refused() -> None:
+    given = {"loss 0": dict.fromkeys(LAYERS, 1.0)}
+    for options in ({}, {"n_constraints": 1, "surrogate": "additive"}, {"n_constraints": 1, "acquisition": "kg"}):
+        with pytest.raises(GoalError, match=r"sensitivity is for a search with a constraint and .* each of 5 names"):
+            proposer("gp", SPACE, n_objectives=1, sensitivity=given, **options)
+    with pytest.raises(SearchError, match=r"Only sampler='gp' takes sensitivity="):
+        proposer("random", SPACE, n_objectives=1, n_constraints=1, sensitivity=given)
 
 
 def best_uniform(n_amounts: int = 400) -> float:

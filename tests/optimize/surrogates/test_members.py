@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from nbcompress.optimize.encoding import Embedding, SpaceEncoder
 from nbcompress.optimize.proposers.families import Families
 from nbcompress.optimize.surrogates.closed_form import ModelSpec
-from nbcompress.optimize.surrogates.members import MemberFit, MemberProcess
+from nbcompress.optimize.surrogates.members import MemberFit, MemberProcess, prior_weights
 from nbcompress.space import Choice, Float, Space
 
 LAYERS = list("abcdef")
@@ -30,7 +33,9 @@ def parts(space: Space = SPACE) -> tuple[Embedding, SpaceEncoder, MemberFit]:
     return embedding, shared.encoder, members
 
 
-def fitted(n_shared: int = 12, n_others: int = 10) -> tuple[Embedding, MemberProcess]:
+def fitted(
+    n_shared: int = 12, n_others: int = 10, sensitivity: np.ndarray | None = None
+) -> tuple[Embedding, MemberProcess]:
     embedding, shared, members = parts()
     rng = np.random.default_rng(0)
     families = Families(SPACE)
@@ -38,12 +43,14 @@ def fitted(n_shared: int = 12, n_others: int = 10) -> tuple[Embedding, MemberPro
     rows = np.vstack([embedding.encoder.rows(points), embedding.encoder.from_cube(rng.random((n_others, len(SPACE))))])
     features = embedding.features(rows)
     values = np.sin(3 * features).sum(1) + (features * np.arange(features.shape[1]) % 3).sum(1)
-    process = members.fit(ModelSpec(), features, values, [], log_tail=False, width=0.8)
+    process = members.fit(ModelSpec(), features, values, [], log_tail=False, width=0.8, sensitivity=sensitivity)
     return embedding, process
 
 
-def test_gradients() -> None:
+@pytest.mark.parametrize("weights", [np.full(6, 1 / 6), WEIGHTS], ids=["equal", "measured"])
+def test_gradients(weights: np.ndarray) -> None:
     embedding, process = fitted()
+    process = replace(process, weights=weights)
     rng = np.random.default_rng(1)
     X = rng.random((4, embedding.n_features))
     mean, std, by_mean, by_std = process.predict_with_gradients(X)
@@ -80,7 +87,7 @@ def test_leave_one_out() -> None:
         rest = np.arange(process.n) != i
         without = MemberProcess(
             process.maps, process.shared, process.variances, process.features[rest], process.y[rest],
-            process.outcome_transform,
+            process.outcome_transform, process.weights,
         )  # fmt: skip
         m, c = without.joint(process.features[[i]])
         np.testing.assert_allclose([mean[i], std[i]], [m[0], np.sqrt(c[0, 0])], rtol=1e-6)
@@ -116,6 +123,43 @@ def test_a_sum_over_members_is_learned_from_few_points() -> None:
     assert wrong.mean() < 0.1 * size(new).std()
     assert (wrong < 1.96 * std).mean() > 0.8
     assert embedding.n_features == 6
+
+
+def test_prior_weights() -> None:
+    """Powers 0, 1/2 and 1, which add up to 1; a thousandth of the mean at least."""
+    for found, wanted in zip(
+        prior_weights(3, np.array([4.0, 1.0, 16.0])),
+        ([1 / 3] * 3, [2 / 7, 1 / 7, 4 / 7], [4 / 21, 1 / 21, 16 / 21]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, wanted)
+    np.testing.assert_allclose(prior_weights(2, np.array([0.0, 2.0]))[2], [0.001 / 2.001, 2 / 2.001])
+    for unknown in (None, np.zeros(4)):
+        (alone,) = prior_weights(4, unknown)
+        np.testing.assert_array_equal(alone, np.full(4, 0.25))
+
+
+def test_a_measured_sensitivity_tells_the_weights() -> None:
+    """Trials that share values do not tell one layer from another; a measurement does, unless trials contradict it."""
+    space = Space({"amount": Float(0.0, 1.0, each=LAYERS)})
+    _, _, members = parts(space)
+    rng = np.random.default_rng(0)
+    new = rng.random((200, 6))
+    X = np.vstack([np.repeat(np.linspace(0, 1, 7)[:, None], 6, axis=1), rng.random((3, 6))])
+    size = lambda x: ((1 - x) ** 2) @ WEIGHTS  # noqa: E731
+
+    def wrong(sensitivity: np.ndarray | None) -> tuple[float, np.ndarray]:
+        process = members.fit(ModelSpec(), X, size(X), [], log_tail=False, width=0.8, sensitivity=sensitivity)
+        return float(np.abs(process.untransform(*process.predict(new))[0] - size(new)).mean()), process.weights
+
+    without = wrong(None)[0]
+    for power in (1.0, 2.0):  # of which the powers 1 and 1/2 are taken, in any unit
+        error, weights = wrong(30.0 * WEIGHTS**power)
+        assert error < 0.1 * without
+        np.testing.assert_allclose(weights, WEIGHTS)
+    error, weights = wrong(1.0 / WEIGHTS**2)
+    np.testing.assert_array_equal(weights, np.full(6, 1 / 6))
+    assert error == without
 
 
 def test_too_few_shared_points() -> None:
