@@ -137,7 +137,7 @@ $(VENV)/tools: $(VENV)/torch pyproject.toml
 # Building the package also builds the front end if its sources have changed, with the Node of the environment.
 $(VENV)/installed: $(VENV)/tools $(FRONT_SOURCES) hatch_build.py pyproject.toml constraints.txt
 	@echo "== building the front end and installing nbcompress"
-	$(ENV) $(PIP) --no-build-isolation --editable .
+	$(ENV) $(PIP) --no-build-isolation --editable ".[onnx]"
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed

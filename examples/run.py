@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 from typing import Any
 
 import nbformat
@@ -104,7 +105,9 @@ def main() -> None:
     began = time.monotonic()
     target = execute(arguments.notebook, arguments.output, short=arguments.short)
     nbformat.validate(json.loads(target.read_text(encoding="utf-8")))
-    print(f"\nDone in {time.monotonic() - began:.0f} s.")
+    used = getrusage(RUSAGE_CHILDREN)  # of the kernel, and of what it started and waited for
+    spent = f"{used.ru_utime + used.ru_stime:.0f} processor seconds"
+    print(f"\nDone in {time.monotonic() - began:.0f} s, with {spent}.")
     print(f"  executed notebook  {target}")
     if arguments.html:
         print(f"  as a page          {write_html(target)}")

@@ -96,7 +96,7 @@ def load(path: str | os.PathLike[str], model: Module, *, progress: bool = True) 
         progress: Whether a bar shows how far it is, from two seconds on.
 
     Returns:
-        The same instance.
+        The same instance. A fresh one is in training mode: call `eval()` before you use its outputs.
 
     Raises:
         ArtifactError: The file is not one of nbcompress, is truncated, changed or of a newer version, or holds

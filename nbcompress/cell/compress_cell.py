@@ -410,7 +410,7 @@ class _Writer:
             allowed = " and ".join(f"{_number(limit)} {unit}" for limit, unit in limits if limit is not None)
             raise CompressionError(
                 f"{option('budget')} cannot be met: the smallest uniform setting of {', '.join(self.tries)} still has "
-                f"{least}, but the budget is {allowed}. Allow more."
+                f"{least}, but the budget is {allowed}. Allow more.{self._other_runtime()}"
             )
         found.sort(key=lambda item: item[0])
         points: list[Point] = []
@@ -418,6 +418,14 @@ class _Writer:
             if point not in points:
                 points.append(point)
         return tuple(points[: min(_MOST_STARTS, max(1, self.trials // 3))])
+
+    def _other_runtime(self) -> str:
+        """Return what else can be done about a budget in milliseconds: those of the cell are of a call in torch."""
+        if self.limits.milliseconds is None:
+            return ""
+        return (
+            ' These are ms of a call in torch; latency_ms(..., runtime="onnx") in a search cell of yours takes others.'
+        )
 
     def _raised_together(self) -> list[tuple[Step, ...]]:
         """Return the steps whose amounts are raised together until the budget is met."""

@@ -117,7 +117,7 @@ class Card:
             join(tag("div", user_text(shorten(note, MAX_SENTENCE)), style="opacity:.8") for note in self.notes),
             [_folded(section) for section in self.folded],
             dir="ltr",
-            style="line-height:1.4;max-width:1000px;overflow-wrap:anywhere",
+            style="line-height:1.4;max-width:1000px;overflow-wrap:break-word",
         )
 
 

@@ -22,7 +22,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from headline import CONTESTANTS, OURS, SIZE, TIME, is_within, known_rows
+from headline import CONTESTANTS, OURS, TASKS, TIME, is_within, known_rows
 from problems import PROBLEMS
 from pruned_layers import PRUNED_LAYERS
 from records import RESULTS, processor
@@ -126,13 +126,15 @@ def headline_figure(path: Path) -> None:
                 axes[0].text(0.02, y, "nothing within the budgets", color=colours[contestant], fontsize=7, va="center")
             for row in good:
                 lost = 100 * (float(row["accuracy"]) - float(row["dense_accuracy"]))
-                for axis, value in zip(axes, (lost, float(row["size"]), float(row["time"])), strict=True):
+                for axis, value in zip(
+                    axes, (lost, float(row["size"]) / TASKS[model].size, float(row["time"])), strict=True
+                ):
                     axis.plot([value], [y], "o", color=colours[contestant], markersize=6)
     axes[0].axvline(0, color="k", linewidth=0.8, linestyle="--")
-    axes[1].axvline(SIZE, color="k", linewidth=0.8)
+    axes[1].axvline(1, color="k", linewidth=0.8)
     axes[2].axvline(TIME, color="k", linewidth=0.8)
     axes[0].set(title="change of test accuracy, points")
-    axes[1].set(title="size, as a share of the float32 file", xlim=(0, 1.1 * SIZE))
+    axes[1].set(title="size, as a share of the budget", xlim=(0, 1.1))
     axes[2].set(title="time of a call, as a share", xlim=(0, 1.1 * TIME))
     axes[0].set_yticks(range(len(models)), models)
     axes[0].set_ylim(len(models) - 0.5, -0.5)

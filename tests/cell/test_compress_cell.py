@@ -150,6 +150,15 @@ def test_the_allowed_loss_is_a_constraint() -> None:
             {"budget": 100},
             r"cannot be met: the smallest uniform setting .* still has .* kB, but the budget is 0\.1 kB\.",
         ),
+        (
+            {
+                "budget": "0.000001ms",
+                "tries": ["channels"],
+                "names": CellNames(data=None, example="x"),
+                "example": torch.rand(1, 1, 8, 8),
+            },
+            r"still has .* ms, but .*ms of a call in torch",
+        ),
         ({"tries": ["bitss"]}, "Did you mean 'bits'"),
         ({"tries": ["training"]}, "there is no data"),
         ({"names": CellNames(data=None, evaluate=None)}, "needs a metric"),
