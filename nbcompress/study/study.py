@@ -594,7 +594,7 @@ class Study(PredictingStudy):
 
     def _as_shown(self, trial: Trial) -> Trial:
         """Return a stored trial with the values that it keeps and, while it runs here, with its reports so far."""
-        shown, changed = self._unrecorded.get(trial.number, trial), {}
-        if shown is trial and trial.number in self._running:
-            changed["reports"] = {name: dict(steps) for name, steps in self._reports.get(trial.number, {}).items()}
-        return replace(shown, kept=KeptValues(self._slot, trial.number), **changed)
+        shown = self._unrecorded.get(trial.number, trial)
+        if shown is trial and trial.number in self._running and (reports := self._reports.get(trial.number)):
+            shown = replace(shown, reports={name: dict(steps) for name, steps in reports.items()})
+        return replace(shown, kept=KeptValues(self._slot, trial.number))
