@@ -123,7 +123,9 @@ def headline_figure(path: Path) -> None:
             own = [row for row in rows if (row["model"], row["contestant"]) == (model, contestant)]
             good, y = [row for row in own if is_within(row)], at + 0.16 * (place - 2)
             if own and not good:
-                axes[0].text(0.02, y, "nothing within the budgets", color=colours[contestant], fontsize=7, va="center")
+                left = axes[0].get_yaxis_transform()
+                nothing = "nothing within the budgets"
+                axes[0].text(0.02, y, nothing, color=colours[contestant], fontsize=7, va="center", transform=left)
             for row in good:
                 lost = 100 * (float(row["accuracy"]) - float(row["dense_accuracy"]))
                 for axis, value in zip(
