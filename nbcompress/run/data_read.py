@@ -10,7 +10,8 @@ import ast
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from operator import add, floordiv, mul, sub
@@ -20,7 +21,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nbcompress.run.reads import global_names, is_a, is_of_loaded, items_of, own_attributes, unwrapped, values_read
+from nbcompress.run.reads import (
+    assigned_expressions,
+    global_names,
+    is_a,
+    is_of_loaded,
+    items_of,
+    own_attributes,
+    unwrapped,
+    values_read,
+)
 from nbcompress.run.record import is_array, share_memory
 
 # How deep a value is searched: a loader, its subset, the data set behind it, a list in that.
@@ -215,22 +225,10 @@ class Code:
     by: str = ""
     given: Mapping[str, tuple[Code, ast.expr]] = field(default_factory=dict)
     depth: int = 0
-    _assigned: dict[str, list[ast.expr]] = field(default_factory=dict, repr=False)
+    _assigned: dict[str, Sequence[ast.expr]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Assign):
-                bound = [(target, node.value) for target in node.targets]
-            elif isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.NamedExpr)) and node.value is not None:
-                bound = [(node.target, node.value)]
-            elif isinstance(node, (ast.For, ast.comprehension)):
-                bound = [(node.target, node.iter)]
-            else:
-                continue
-            for target, value in bound:
-                for part in ast.walk(target):
-                    if isinstance(part, ast.Name):
-                        self._assigned.setdefault(part.id, []).append(value)
+        self._assigned.update(assigned_expressions(self.tree))
 
     @classmethod
     def of(cls, function: Any, call: ast.Call | None = None, caller: Code | None = None) -> Code | None:
@@ -343,17 +341,20 @@ class Code:
         value = self._value(base)
         place = self._index(index.elts[0] if isinstance(index, ast.Tuple) and index.elts else index)
         if is_a(value, list, tuple, dict):
-            try:
-                found = list(rows_of(value[place]))
-            except Exception:  # noqa: BLE001 - an index that is not known here, or a mistake that the run will show
-                return
+            found = list(rows_of(self._value(ast.Subscript(base, index, ast.Load()))))
         else:
             found = [rows.at(place) for rows in rows_of(value)]
         name = f"{ast.unparse(base)}[{ast.unparse(index)}]"
         yield from (Read(name, rows, self.by) for rows in found)
 
     def _value(self, node: ast.AST) -> Any:
-        """Return the value of a name, or of an attribute of one; None if it is not known without running code."""
+        """Return the value of a name, an attribute or an item of one; None if it is not known without running code."""
+        if isinstance(node, ast.Subscript):
+            holder, place = self._value(node.value), self._index(node.slice)
+            with suppress(Exception):  # an index that is not known here, or a mistake that the run will show
+                if is_a(holder, dict):
+                    return dict.get(holder, place)  # `[]` would make a missing item of a defaultdict
+                return holder[place] if is_a(holder, list, tuple) else None
         if isinstance(node, ast.Name):
             is_own = node.id in self._assigned or node.id in self.given
             return self.names.get(node.id) if isinstance(node.ctx, ast.Load) and not is_own else None

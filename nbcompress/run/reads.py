@@ -7,11 +7,12 @@ its instance dict.
 
 from __future__ import annotations
 
+import ast
 import dis
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
@@ -206,3 +207,39 @@ def _methods_of(value: Any) -> list[FunctionType]:
         return []
     kinds = [kind for kind in type(value).__mro__ if kind.__module__ == type(value).__module__ != "builtins"]
     return [var for kind in kinds for var in vars(kind).values() if type(var) is FunctionType]
+
+
+@lru_cache(maxsize=256)
+def assigned_expressions(tree: ast.AST) -> dict[str, tuple[ast.expr, ...]]:
+    """Return by name the expressions that a variable of the code gets its values from.
+
+    In `a, b = pair` the expression of `b` is `pair[1]`. What a loop or a comprehension goes through stands for each of
+    its variables. The same tree gives the same expressions, the same objects.
+    """
+    found: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(tree):
+        bound: list[tuple[ast.expr, ast.expr]] = []
+        if isinstance(node, ast.Assign):
+            bound = [part for target in node.targets for part in _unpacked(target, node.value)]
+        elif isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.NamedExpr)) and node.value is not None:
+            bound = [(node.target, node.value)]
+        elif isinstance(node, (ast.For, ast.comprehension)):
+            bound = [(node.target, node.iter)]
+        for target, value in bound:
+            for part in ast.walk(target):
+                if isinstance(part, ast.Name):
+                    found.setdefault(part.id, []).append(value)
+    return {name: tuple(expressions) for name, expressions in found.items()}
+
+
+def _unpacked(target: ast.expr, value: ast.expr) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """Yield the parts of a target and what each gets; a target with a star is one part."""
+    parts = target.elts if isinstance(target, (ast.Tuple, ast.List)) else []
+    if not parts or any(isinstance(part, ast.Starred) for part in parts):
+        yield target, value
+        return
+    for place, part in enumerate(parts):
+        if isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(parts):
+            yield from _unpacked(part, value.elts[place])
+        else:
+            yield from _unpacked(part, ast.Subscript(value, ast.Constant(place), ast.Load()))

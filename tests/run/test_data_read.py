@@ -29,6 +29,7 @@ SAMPLED_2 = DataLoader(WHOLE, 8, sampler=SubsetRandomSampler(range(80, 100)))
 N = 80
 PLACES, OTHERS = np.arange(80), np.arange(80, 100)
 HELD = SimpleNamespace(x=X, test=TEST)
+TASK, TASKS = "digits", {"digits": (Y.float(), TRAIN, TEST)}
 
 
 class Pictures(Dataset[Any]):
@@ -164,6 +165,8 @@ ALIKE = {
     "a loop with steps": "own_loop(small); accuracy = score(small, FIRST)",
     "trained and scored in one": "accuracy = fit_and_score_alike(small)",
     "by indices": "finetune(small, (X[PLACES], Y[PLACES])); accuracy = on_train(small)",
+    "an item that is unpacked": "_, fit, check = TASKS[TASK]; finetune(small, fit); accuracy = score(small, fit)",
+    "an item of an item": "finetune(small, TASKS[TASK][1]); accuracy = score(small, TRAIN)",
     "an attribute": "finetune(small, (HELD.x, Y)); accuracy = on_test(small)",
 }
 APART = {
@@ -184,6 +187,9 @@ APART = {
     "a loop that looks at the other data": "loop(small, TRAIN, TEST); accuracy = on_test(small)",
     "another loop": "own_loop(small); accuracy = score(small, LOADER_2)",
     "trained and scored in one": "accuracy = fit_and_score(small)",
+    "items that are unpacked": "_, fit, check = TASKS[TASK]; finetune(small, fit); accuracy = score(small, check)",
+    "a pair of pairs": "(fit, y), (check, z) = TASKS[TASK][1:]; finetune(small, fit); accuracy = score(small, check)",
+    "items of an item": "finetune(small, TASKS[TASK][1]); accuracy = score(small, TASKS[TASK][2])",
     "calibration": "small = prune(small, amount=0.5, criterion='hessian', data=TEST); accuracy = on_test(small)",
 }
 
