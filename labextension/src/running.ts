@@ -9,6 +9,9 @@ import type { Line, StudyServer } from "./server";
 import type { Settings } from "./settings";
 import { StudyTab } from "./study_tab";
 
+// A suggestion can take seconds, and no trial runs meanwhile. After so many looks without one the search has ended.
+const MOST_LOOKS_WITHOUT_TRIAL = 20;
+
 export class RunningPanel {
   #widget: Widget | null = null;
   #tab: StudyTab | null = null;
@@ -16,6 +19,7 @@ export class RunningPanel {
   #stop: HTMLButtonElement | null = null;
   readonly #words = el("p", { role: "status" });
   #looks = 0;
+  #looksWithoutTrial = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
@@ -50,26 +54,30 @@ export class RunningPanel {
     if (this.panel.isDisposed || !kernel) {
       return;
     }
-    // The live panel is back, or the cell has ended.
-    if (this.#isBack || (kernel.status === "idle" && this.#shown !== null)) {
+    if (this.#isBack) {
       this.#close();
       return;
     }
-    let line: Line | undefined;
-    try {
-      const { studies } = await this.server.list();
-      line = studies.find(({ state, kernels }) => state === "running" && kernels.includes(kernel.id));
-    } catch {
-      line = undefined; // a server without our part: the panel comes back when the cell ends, as before
+    if (kernel.status === "idle" && this.#shown !== null) {
+      this.#end();
+      return;
     }
-    if (!line && this.#shown !== null) {
+    let studies: Line[] = [];
+    try {
+      studies = (await this.server.list()).studies;
+    } catch {
+      // A server without our part, where the panel comes back when the cell ends, or one that did not answer in time.
+    }
+    const line = studies.find(({ state, kernels }) => state === "running" && kernels.includes(kernel.id));
+    this.#looksWithoutTrial = line ? 0 : this.#looksWithoutTrial + 1;
+    if (this.#shown !== null && this.#looksWithoutTrial > MOST_LOOKS_WITHOUT_TRIAL) {
       this.#end();
       return;
     }
     // Just after a reload the state of a kernel is not known. One that answers nothing is still unknown at the second
     // look, and one that searches in the background is idle by then.
     const isBusy = kernel.status !== "idle" && this.#looks++ > 0;
-    if (line && isBusy && !this.#isBack && this.#shown !== `${line.path} ${line.name}`) {
+    if (line && isBusy && !this.#isBack && this.#shown !== keyOf(line)) {
       this.#show(line);
     }
     if (kernel.status === "idle" && (!line || this.#shown === null)) {
@@ -81,7 +89,7 @@ export class RunningPanel {
 
   #show(line: Line): void {
     this.#close();
-    this.#shown = `${line.path} ${line.name}`;
+    this.#shown = keyOf(line);
     this.#tab = new StudyTab(this.server, { path: line.path, kernel: line.kernel, study: line.name }, this.settings, this.trans);
     this.#stop = button(
       this.trans.__("Stop"),
@@ -113,4 +121,8 @@ export class RunningPanel {
     this.#widget = null;
     this.#shown = null;
   }
+}
+
+function keyOf(line: Line): string {
+  return `${line.path} ${line.name}`;
 }
