@@ -280,8 +280,8 @@ export function drawMarks(layer: SVGSVGElement, places: readonly TrialPlace[], s
     if (group.length > MANY) {
       // An element for each trial would be slow; a click still finds the nearest trial.
       for (const state of STATES) {
-        const d = group.filter((place) => place.trial.state === state).map((place) => outline(state, place.x, place.y, SIZE));
-        layer.append(svg("path", { class: `nbc-mark nbc-${state}${more}`, d: d.join("") }));
+        const d = group.filter((place) => place.trial.state === state).map((place) => outline(state, place.x, place.y, 0.6 * SIZE));
+        layer.append(svg("path", { class: `nbc-mark nbc-many nbc-${state}${more}`, d: d.join("") }));
       }
     } else {
       for (const { trial, x, y } of group) {

@@ -62,6 +62,7 @@ export const STYLES = `
 [data-jp-theme-name$="High Contrast"] .nbc-grid line { opacity: .3; }
 .nbc-mark { stroke-width: 1.4; cursor: pointer; }
 .nbc-chart .nbc-mark { stroke: var(--nbc-paper); stroke-width: .8; }
+.nbc-chart .nbc-many { stroke-width: 0; }
 .nbc-complete { fill: var(--nbc-blue); stroke: var(--nbc-blue); }
 .nbc-stopped { fill: var(--nbc-sky); stroke: var(--nbc-sky); }
 .nbc-infeasible { fill: var(--nbc-orange); stroke: var(--nbc-orange); }
