@@ -80,7 +80,7 @@ export class RunningPanel {
     if (line && isBusy && !this.#isBack && this.#shown !== keyOf(line)) {
       this.#show(line);
     }
-    if (kernel.status === "idle" && (!line || this.#shown === null)) {
+    if (kernel.status === "idle") {
       this.#close();
       return;
     }

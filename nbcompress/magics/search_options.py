@@ -135,7 +135,7 @@ def _proposing(add: Add) -> None:
     for option, words in PARTS.items():
         help_ = f"{', '.join(words)}, or a variable (%(default)s)"
         add(option, type=Suggests(str, words), action=_Typed, metavar="NAME", help=help_)
-    help_ = "an expression: by metric, what each name of each= bears, such as a dict of found.by_layer()"
+    help_ = "an expression: by metric, a number for each name of each=, as in {'accuracy': measured.by_layer()}"
     add("--sensitivity", type=expression, metavar="DICT", help=help_)
     help_ = "the metric that holds the standard deviation of METRIC; repeatable; a bare NAME with one objective"
     add("--noise", action="append", metavar="METRIC=NAME", help=help_)

@@ -225,10 +225,10 @@ class Code:
     by: str = ""
     given: Mapping[str, tuple[Code, ast.expr]] = field(default_factory=dict)
     depth: int = 0
-    _assigned: dict[str, Sequence[ast.expr]] = field(default_factory=dict, repr=False)
 
-    def __post_init__(self) -> None:
-        self._assigned.update(assigned_expressions(self.tree))
+    @property
+    def _assigned(self) -> Mapping[str, Sequence[ast.expr]]:
+        return assigned_expressions(self.tree)
 
     @classmethod
     def of(cls, function: Any, call: ast.Call | None = None, caller: Code | None = None) -> Code | None:
